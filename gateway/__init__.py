@@ -1,0 +1,1 @@
+"""perf-tracer: a tracing gateway between plain JSON events and OpenTelemetry."""

@@ -1,0 +1,128 @@
+"""Domain objects as JSON answers."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from gateway.ingest import Applied
+from gateway.store.timelines import Receipt
+from gateway.timeline import Step, Timeline, TraceError
+from gateway.trace_context import format_traceparent
+
+_EPOCH = datetime(1970, 1, 1)
+
+
+class JsonResponse(Response):
+    """JSON written by pydantic's serialiser."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(to_json(content), status_code, headers)
+
+
+def rfc3339(at_ns: int) -> str:
+    """A moment in UTC with microseconds, as in `2026-09-09T21:46:40.321400Z`."""
+    # Not from a float timestamp, whose last microsecond is a guess.
+    moment = _EPOCH + timedelta(microseconds=at_ns // 1000)
+    return moment.isoformat(timespec="microseconds") + "Z"
+
+
+def seconds(duration_ns: int) -> float:
+    return duration_ns / 1e9
+
+
+def trace_started(applied: Applied, trace_tag: str, trace_id: str | None) -> dict[str, Any]:
+    return {
+        "message": "Trace started",
+        "trace_tag": trace_tag,
+        "trace_id": trace_id,
+        "start_time": rfc3339(applied.mark.marked_at_ns),
+        "otel_trace_id": applied.otel_trace_id,
+        "traceparent": _traceparent(applied),
+    }
+
+
+def step_added(applied: Applied, trace_tag: str, trace_id: str | None) -> dict[str, Any]:
+    return {
+        "message": "Step added",
+        "trace_tag": trace_tag,
+        "trace_id": trace_id,
+        "step_name": applied.mark.event.step_name,
+        "step_time": rfc3339(applied.mark.marked_at_ns),
+        "track_duration": applied.mark.event.track_duration,
+        "duration_seconds": seconds(applied.duration_ns),
+        "otel_trace_id": applied.otel_trace_id,
+        "traceparent": _traceparent(applied),
+    }
+
+
+def trace_ended(applied: Applied, trace_id: str | None) -> dict[str, Any]:
+    assert applied.ended is not None
+    return {
+        "message": "Trace ended",
+        **_timeline(applied.ended),
+        "trace_id": trace_id,
+        "traceparent": _traceparent(applied),
+    }
+
+
+def finished_timeline(timeline: Timeline, receipt: Receipt, jaeger_url: str | None) -> dict[str, Any]:
+    trace_url = f"{jaeger_url.rstrip('/')}/trace/{timeline.trace.otel_trace_id}" if jaeger_url else None
+    return {
+        **_timeline(timeline),
+        "delivery": {
+            "state": receipt.state.value,
+            "attempts": receipt.attempts,
+            "next_attempt_at": _moment(receipt.next_attempt_at_ns),
+            "last_answer": receipt.last_answer,
+            "delivered_at": _moment(receipt.delivered_at_ns),
+            "jaeger_url": trace_url,
+        },
+    }
+
+
+def _timeline(timeline: Timeline) -> dict[str, Any]:
+    trace = timeline.trace
+    return {
+        "trace_tag": trace.trace_tag,
+        "trace_id": trace.trace_id or None,
+        "start_time": rfc3339(timeline.started_at_ns),
+        "end_time": rfc3339(timeline.ended_at_ns),
+        "duration_seconds": seconds(timeline.duration_ns),
+        "steps": [_step(step) for step in timeline.steps],
+        "otel_trace_id": trace.otel_trace_id,
+        "outcome": trace.outcome.value,
+        "service": trace.service,
+        "attributes": timeline.attributes,
+        "error": _error(timeline.error),
+        "clock_shift_ms": (trace.clock_shift_ns or 0) / 1e6,
+        "missing_events": trace.missing_events,
+        "ignored_traceparent": trace.ignored_traceparent,
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "step_name": step.step_name,
+        "step_time": rfc3339(step.marked_at_ns),
+        "track_duration": step.track_duration,
+        "duration_seconds": seconds(step.duration_ns),
+        "attributes": step.attributes,
+        "error": _error(step.error),
+    }
+
+
+def _error(error: TraceError | None) -> dict[str, str | None] | None:
+    return None if error is None else {"type": error.type, "message": error.message, "stack": error.stack}
+
+
+def _moment(at_ns: int | None) -> str | None:
+    return None if at_ns is None else rfc3339(at_ns)
+
+
+def _traceparent(applied: Applied) -> str:
+    return format_traceparent(applied.otel_trace_id, applied.otel_span_id, applied.trace_flags)

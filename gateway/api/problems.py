@@ -1,0 +1,75 @@
+"""Errors as HTTP answers: one place, one shape, `{"detail": …}`."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import Response
+
+from gateway.api.answers import JsonResponse
+from gateway.errors import TraceConflict, TraceNotFound, Unavailable
+
+INPUT_MAX_CHARACTERS = 200
+"""An `input` longer than this is left out of an answer: it would only echo what was sent."""
+
+
+class BodyTooLarge(Exception):
+    """The request's body is larger than the limit."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The body is larger than {max_bytes} bytes.")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the domain, and every request that cannot be used, in the one shape."""
+    app.add_exception_handler(TraceNotFound, _answer(404))
+    app.add_exception_handler(TraceConflict, _answer(409))
+    app.add_exception_handler(BodyTooLarge, _answer(413))
+    app.add_exception_handler(Unavailable, _unavailable)
+    app.add_exception_handler(RequestValidationError, _unusable)
+
+
+def _answer(status: int) -> Any:
+    async def answer(_: Request, error: Exception) -> Response:
+        return JsonResponse({"detail": str(error)}, status)
+
+    return answer
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Unavailable)
+    return JsonResponse({"detail": error.message}, 503, headers={"Retry-After": str(error.retry_after_seconds)})
+
+
+async def _unusable(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return JsonResponse({"detail": field_problems(error.errors())}, 422)
+
+
+def field_problems(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """pydantic's errors in the shape that FastAPI's users know, with nothing in it that JSON cannot carry."""
+    problems = []
+    for error in errors:
+        problem = {"type": error["type"], "loc": [_printable(part) for part in error["loc"]], "msg": _printable(error["msg"])}
+        if _is_short_json(error.get("input")):
+            problem["input"] = error.get("input")
+        if _is_short_json(error.get("ctx")) and error.get("ctx"):
+            problem["ctx"] = error["ctx"]
+        problems.append(problem)
+    return problems
+
+
+def _printable(part: str | int) -> str | int:
+    """A field's name as it can be written in UTF-8: a client may send half of a surrogate pair as one."""
+    return part if isinstance(part, int) else part.encode(errors="backslashreplace").decode()
+
+
+def _is_short_json(value: Any) -> bool:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return len(text) <= INPUT_MAX_CHARACTERS

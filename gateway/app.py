@@ -1,0 +1,91 @@
+"""The application: what it is made of, and in which order that starts and stops."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from gateway.api import operations, problems, traces, tracing
+from gateway.api.paths import RawPath
+from gateway.delivery.loop import DeliveryLoop
+from gateway.delivery.outbox import Outbox
+from gateway.delivery.sender import HttpSender
+from gateway.errors import StartError
+from gateway.ingest import Ingest, SealingPolicy
+from gateway.logs import configure_logs
+from gateway.settings import ExporterSettings, Settings, load_exporter_settings, load_settings
+from gateway.store.engine import Database
+from gateway.store.keys import KeyClock
+from gateway.sweeper import Sweeper
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """Say `start`, `step`, `step`, `end` in plain JSON.
+The gateway keeps the timeline of every trace and delivers it as OpenTelemetry spans to a collector.
+What is answered with 2xx is on disk."""
+
+
+def create_app(settings: Settings | None = None, exporter: ExporterSettings | None = None) -> FastAPI:
+    """The gateway as an ASGI application. Nothing is opened before it is served.
+
+    Settings come from the environment unless they are given. Ones that cannot be used end the process with one line.
+    """
+    try:
+        return _assemble(settings or load_settings(), exporter or load_exporter_settings())
+    except StartError as error:
+        raise SystemExit(f"perf-tracer cannot start: {error.message}") from None
+
+
+def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
+    keys = KeyClock()
+    database = Database(settings.database_url, busy_timeout_seconds=settings.database_busy_timeout_seconds)
+    outbox = Outbox(
+        database,
+        export_timeout_seconds=exporter.timeout_seconds,
+        max_traces=settings.delivery_max_request_traces,
+        max_bytes=settings.delivery_max_request_bytes,
+    )
+    delivery = DeliveryLoop(outbox, HttpSender(exporter)) if exporter.enabled else None
+    ingest = Ingest(
+        database,
+        SealingPolicy(delivers=exporter.enabled, resource_attributes=exporter.resource_attributes),
+        keys=keys,
+        queue_max_events=settings.queue_max_events,
+        commit_max_events=settings.commit_max_events,
+        trace_max_steps=settings.trace_max_steps,
+        on_sealed=delivery.wake if delivery else lambda: None,
+    )
+    sweeper = Sweeper(database)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        configure_logs(access_log=settings.access_log)
+        await database.open()
+        ingest.open()
+        sweeper.open()
+        if delivery:
+            await delivery.open()
+        logger.info("timelines in %s, traces to %s", database.location, exporter.endpoint if delivery else "nobody")
+        yield
+        # The last events are committed first, so that a quick end of theirs may still be delivered.
+        await ingest.close()
+        if delivery:
+            await delivery.close()
+        await sweeper.close()
+        await database.close()
+
+    app = FastAPI(
+        title="perf-tracer",
+        version=version("perf-tracer"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.router.routes.extend(tracing.routes(ingest, body_max_bytes=settings.body_max_bytes))
+    app.include_router(traces.router(database, sweeper, keys, jaeger_url=settings.jaeger_url))
+    app.include_router(operations.router(database))
+    app.add_middleware(RawPath)
+    problems.install(app)
+    return app

@@ -1,0 +1,176 @@
+"""Every setting of the gateway, read once at the start.
+
+`Settings` reads `PERF_TRACER_*`; `ExporterSettings` reads the variables that the OpenTelemetry specification
+defines for exporters, so that what is known from any SDK works here too.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from opentelemetry.sdk.resources import OTELResourceDetector
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Settings of the gateway itself. The unit is the last part of a name."""
+
+    model_config = SettingsConfigDict(env_prefix="PERF_TRACER_", use_attribute_docstrings=True)
+
+    database_url: str = "sqlite:///perf-tracer.db"
+    """Where timelines are kept: `sqlite:///file` (relative) or `sqlite:////file` (absolute)."""
+
+    database_busy_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    """How long a write waits for another process that holds the database before it is answered with 503."""
+
+    queue_max_events: int = Field(default=10_000, ge=1)
+    """Events that may wait for their commit; one more is answered with 503 and `Retry-After`."""
+
+    commit_max_events: int = Field(default=1_000, ge=1)
+    """Events that one transaction stores at most."""
+
+    body_max_bytes: int = Field(default=1024 * 1024, ge=1024)
+    """The largest request body; a larger one is answered with 413."""
+
+    trace_max_steps: int = Field(default=10_000, ge=1)
+    """Steps that one trace may have; one more is answered with 409."""
+
+    delivery_max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
+    """The largest export request sent to the collector. Collectors refuse gRPC messages over 4 MiB."""
+
+    delivery_max_request_traces: int = Field(default=512, ge=1)
+    """Traces that one export request carries at most."""
+
+    jaeger_url: str | None = None
+    """Where people open Jaeger, for links in receipts, as in `http://localhost:16686`. Default: no links."""
+
+    access_log: bool = False
+    """Log every request. Costs about a quarter of the throughput, so it is off unless asked for."""
+
+
+def load_settings() -> Settings:
+    """The settings of this process's environment.
+
+    Raises:
+        SettingsError: a variable has a value that cannot be used; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "PERF_TRACER_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}: {first['msg']}") from error
+
+
+DEFAULT_SERVICE_NAME = "perf-tracer"
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterSettings:
+    """Where finished traces go, from the `OTEL_*` variables of the specification; traces-specific ones win.
+
+    Source: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+    """
+
+    enabled: bool = True
+    """False with `OTEL_TRACES_EXPORTER=none`: traces are kept here only."""
+
+    protocol: Literal["http/protobuf"] = "http/protobuf"
+    endpoint: str = "http://localhost:4318/v1/traces"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_seconds: float = 10.0
+    gzip: bool = False
+    certificate: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    resource_attributes: Mapping[str, str] = field(default_factory=lambda: {"service.name": DEFAULT_SERVICE_NAME})
+    """`OTEL_RESOURCE_ATTRIBUTES`, and `service.name` for traces that name no service."""
+
+
+def load_exporter_settings(environ: Mapping[str, str] = os.environ) -> ExporterSettings:
+    """The exporter settings of `environ`.
+
+    Raises:
+        SettingsError: a variable has a value that cannot be used; the message names it.
+    """
+
+    def read(name: str) -> tuple[str, str]:
+        for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
+            if value := environ.get(variable, "").strip():
+                return variable, value
+        return "", ""
+
+    exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+    if exporter not in ("otlp", "none"):
+        raise SettingsError(f"OTEL_TRACES_EXPORTER: '{exporter}' is not one of 'otlp', 'none'")
+    variable, protocol = read("PROTOCOL")
+    if protocol not in ("", "http/protobuf"):
+        raise SettingsError(f"{variable}: '{protocol}' is not 'http/protobuf'")
+    variable, compression = read("COMPRESSION")
+    if compression not in ("", "none", "gzip"):
+        raise SettingsError(f"{variable}: '{compression}' is not one of 'none', 'gzip'")
+    return ExporterSettings(
+        enabled=exporter == "otlp",
+        endpoint=_endpoint(*read("ENDPOINT")),
+        headers=_headers(*read("HEADERS")),
+        timeout_seconds=_timeout_seconds(*read("TIMEOUT")),
+        gzip=compression == "gzip",
+        certificate=_file(*read("CERTIFICATE")),
+        client_certificate=_file(*read("CLIENT_CERTIFICATE")),
+        client_key=_file(*read("CLIENT_KEY")),
+        resource_attributes=_resource_attributes(),
+    )
+
+
+def _endpoint(variable: str, value: str) -> str:
+    if not value:
+        return ExporterSettings.__dataclass_fields__["endpoint"].default  # type: ignore[no-any-return]
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"{variable}: '{value}' is not an http or https URL")
+    if "TRACES" in variable:
+        return value
+    return value.rstrip("/") + "/v1/traces"
+
+
+def _headers(variable: str, value: str) -> dict[str, str]:
+    headers = {}
+    for pair in filter(None, (part.strip() for part in value.split(","))):
+        name, separator, text = pair.partition("=")
+        if not separator or not name.strip():
+            # The pair may hold a secret, so only the variable is named.
+            raise SettingsError(f"{variable}: not a list of name=value pairs separated by commas")
+        headers[name.strip().lower()] = unquote(text.strip())
+    return headers
+
+
+def _timeout_seconds(variable: str, value: str) -> float:
+    if not value:
+        return 10.0
+    try:
+        milliseconds = int(value)
+    except ValueError:
+        milliseconds = 0
+    if milliseconds < 1:
+        raise SettingsError(f"{variable}: '{value}' is not a positive number of milliseconds")
+    return milliseconds / 1000
+
+
+def _file(variable: str, value: str) -> Path | None:
+    if not value:
+        return None
+    if not Path(value).is_file():
+        raise SettingsError(f"{variable}: there is no file '{value}'")
+    return Path(value)
+
+
+def _resource_attributes() -> dict[str, str]:
+    detected = {key: str(value) for key, value in OTELResourceDetector().detect().attributes.items()}
+    return {"service.name": DEFAULT_SERVICE_NAME} | detected

@@ -1,0 +1,185 @@
+"""What one commit of ingest loads and saves."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, column, insert, literal_column, select, values
+from sqlalchemy.dialects.sqlite import Insert
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from gateway.store import tables
+from gateway.store.engine import LostRace
+from gateway.store.keys import shard_of_tag
+from gateway.store.prepared import Prepared, chunks, padded
+from gateway.store.rows import mark_from, mark_row, trace_from, trace_row
+from gateway.timeline import DeliveryState, Mark, Outcome, Trace
+
+Address = tuple[str, str, str]
+"""(tag, id, run): how an event names its trace."""
+
+TraceKey = tuple[int, int]
+"""(run_key, shard): how rows name their trace."""
+
+
+@dataclass(slots=True)
+class OutboxEntry:
+    """The spans of a trace that has just been sealed."""
+
+    trace: Trace
+    payload: bytes
+    span_count: int
+
+
+def load_traces(connection: Connection, addresses: Collection[Address]) -> dict[Address, Trace]:
+    """The traces that events with these addresses reach."""
+    found = {}
+    for chunk in chunks(sorted(addresses)):
+        wanted = padded(chunk)
+        parameters = tuple(part for address in wanted for part in address)
+        for row in _SELECT_TRACES.execute(connection, parameters, len(wanted)):
+            trace = trace_from(row)
+            assert trace.run is not None
+            found[trace.trace_tag, trace.trace_id, trace.run] = trace
+    return found
+
+
+def load_marks(connection: Connection, traces: Collection[Trace]) -> dict[TraceKey, list[Mark]]:
+    """Every mark of these traces, by trace, in the order of their `seq`."""
+    marks: dict[TraceKey, list[Mark]] = {(trace.run_key, trace.shard): [] for trace in traces}
+    for chunk in chunks(sorted(marks)):
+        wanted = padded([run_key for run_key, _ in chunk])
+        for row in _SELECT_MARKS.execute(connection, tuple(wanted), len(wanted)):
+            # Another process may have used the same run_key on another shard.
+            if (key := (row.run_key, row.shard)) in marks:
+                marks[key].append(mark_from(row))
+    return marks
+
+
+def deleted_keys(connection: Connection, trace_tags: Collection[str]) -> dict[str, int]:
+    """Up to which `list_key` each tag is deleted; tags that never had a sealed trace are not in it."""
+    found = {}
+    for chunk in chunks(sorted(trace_tags)):
+        wanted = padded(chunk)
+        found.update({tag: key for tag, key in _SELECT_TAGS.execute(connection, tuple(wanted), len(wanted))})
+    return found
+
+
+def save_traces(connection: Connection, traces: Iterable[Trace]) -> None:
+    """Insert new traces and update known ones, each only if nobody saved it since it was loaded.
+
+    Raises:
+        LostRace: somebody did.
+    """
+    ordered = sorted(traces, key=lambda trace: trace.run_key)
+    for trace in ordered:
+        trace.version += 1
+    # Sealed ones first: a trace that was superseded gives its address up to the one that follows it.
+    sealed = [trace_row(trace) for trace in ordered if trace.outcome != Outcome.OPEN]
+    still_open = [trace_row(trace) for trace in ordered if trace.outcome == Outcome.OPEN]
+    saved = _SAVE_SEALED.execute_many(connection, sealed) + _SAVE_OPEN.execute_many(connection, still_open)
+    if saved != len(ordered):
+        raise LostRace
+
+
+def save_marks(connection: Connection, marks: Iterable[tuple[Trace, Mark]]) -> None:
+    """Insert new marks. One that is there already is an error: the rules decide what counts."""
+    _INSERT_MARK.execute_many(connection, sorted(mark_row(trace, mark) for trace, mark in marks))
+
+
+def save_tags(connection: Connection, trace_tags: Iterable[str]) -> None:
+    """Remember tags that have a sealed trace now."""
+    _INSERT_TAG.execute_many(connection, [(tag, shard_of_tag(tag), 0, 0) for tag in sorted(trace_tags)])
+
+
+def save_outbox(connection: Connection, entries: Iterable[OutboxEntry]) -> None:
+    """Hand the spans of sealed traces to delivery, in the transaction that seals them."""
+    _INSERT_OUTBOX.execute_many(
+        connection,
+        [
+            (
+                entry.trace.run_key,
+                entry.trace.shard,
+                entry.trace.trace_tag,
+                entry.payload,
+                entry.span_count,
+                DeliveryState.PENDING.value,
+                0,
+                entry.trace.sealed_at_ns,
+                None,
+                False,
+                None,
+            )
+            for entry in entries
+        ],
+    )
+
+
+def _select_traces(size: int) -> Select[Any]:
+    """The traces of `size` addresses. Joined to a list of values: SQLite scans the table for `(a, b) IN (VALUES …)`."""
+    names = ("trace_tag", "trace_id", "run")
+    rows = [tuple(bindparam(f"{name}_{index}") for name in names) for index in range(size)]
+    wanted = values(*(column(name) for name in names), name="wanted").data(rows).cte("wanted")
+    return select(*tables.traces.columns).select_from(
+        wanted.join(
+            tables.traces,
+            (tables.traces.c.trace_tag == wanted.c.trace_tag)
+            & (tables.traces.c.trace_id == wanted.c.trace_id)
+            & (tables.traces.c.run == wanted.c.run),
+        )
+    )
+
+
+def _select_marks(size: int) -> Select[Any]:
+    keys = [bindparam(f"run_key_{index}") for index in range(size)]
+    marks = tables.marks
+    return select(*marks.columns).where(marks.c.run_key.in_(keys)).order_by(marks.c.run_key, marks.c.seq)
+
+
+def _select_tags(size: int) -> Select[Any]:
+    tags = [bindparam(f"tag_{index}") for index in range(size)]
+    return select(tables.tags.c.trace_tag, tables.tags.c.deleted_key).where(tables.tags.c.trace_tag.in_(tags))
+
+
+def _save_trace(changing: Collection[str]) -> Insert:
+    statement = upsert(tables.traces)
+    return statement.on_conflict_do_update(
+        index_elements=["run_key", "shard"],
+        set_={name: statement.excluded[name] for name in changing},
+        where=tables.traces.c.version == statement.excluded.version - literal_column("1"),
+    )
+
+
+# What an event may change of an open trace. No index covers these: SQLite rewrites the entry of every index that
+# covers a column it is told to set, whether the value differs or not.
+_CHANGING_WHILE_OPEN = (
+    "version",
+    "last_arrived_at_ns",
+    "last_marked_at_ns",
+    "next_seq",
+    "step_count",
+    "current_step",
+    "clock_shift_ns",
+    "failed",
+)
+_CHANGING_AT_SEALING = (
+    *_CHANGING_WHILE_OPEN,
+    "run",
+    "outcome",
+    "list_key",
+    "wake_at_ns",
+    "sealed_at_ns",
+    "ended_at_ns",
+    "duration_ns",
+    "missing_events",
+    "delivery_state",
+)
+
+_SELECT_TRACES = Prepared(_select_traces)
+_SELECT_MARKS = Prepared(_select_marks)
+_SELECT_TAGS = Prepared(_select_tags)
+_SAVE_OPEN = Prepared(lambda _: _save_trace(_CHANGING_WHILE_OPEN))
+_SAVE_SEALED = Prepared(lambda _: _save_trace(_CHANGING_AT_SEALING))
+_INSERT_MARK = Prepared(lambda _: insert(tables.marks))
+_INSERT_TAG = Prepared(lambda _: upsert(tables.tags).on_conflict_do_nothing())
+_INSERT_OUTBOX = Prepared(lambda _: insert(tables.outbox))

@@ -1,0 +1,128 @@
+"""The tables. `migrations/` creates them; `tests/test_store.py` holds the two against each other."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+traces = Table(
+    "traces",
+    metadata,
+    Column("run_key", BigInteger, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("trace_tag", Text, nullable=False),
+    Column("trace_id", Text, nullable=False),
+    Column("run", Text),
+    Column("single", Boolean(create_constraint=False), nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("list_key", BigInteger, nullable=False),
+    Column("otel_trace_id", Text, nullable=False),
+    Column("otel_span_id", Text, nullable=False),
+    Column("parent_span_id", Text),
+    Column("trace_flags", SmallInteger, nullable=False),
+    Column("tracestate", Text, nullable=False),
+    Column("ignored_traceparent", Text),
+    Column("service", Text),
+    Column("last_arrived_at_ns", BigInteger, nullable=False),
+    Column("wake_at_ns", BigInteger),
+    Column("started_at_ns", BigInteger),
+    Column("last_marked_at_ns", BigInteger),
+    Column("next_seq", Integer, nullable=False),
+    Column("step_count", Integer, nullable=False),
+    Column("current_step", Text),
+    Column("clock_shift_ns", BigInteger),
+    Column("sealed_at_ns", BigInteger),
+    Column("ended_at_ns", BigInteger),
+    Column("duration_ns", BigInteger),
+    Column("missing_events", Integer, nullable=False),
+    Column("failed", Boolean(create_constraint=False), nullable=False),
+    Column("delivery_state", Text),
+    Column("delivery_attempts", Integer, nullable=False),
+    Column("delivery_answer", Text),
+    Column("delivered_at_ns", BigInteger),
+    PrimaryKeyConstraint("run_key", "shard"),
+    # How an event finds its trace. Sealed single traces have no run any more, and NULLs never collide.
+    Index("traces_address", "trace_tag", "trace_id", "run", "shard", unique=True),
+    # How lists find the newest traces of a tag.
+    Index("traces_list", "trace_tag", "outcome", "list_key"),
+    # How the sweeper finds what is due; sealed traces are not in it.
+    Index(
+        "traces_wake",
+        "wake_at_ns",
+        sqlite_where=Column("wake_at_ns", BigInteger).is_not(None),
+        postgresql_where=Column("wake_at_ns", BigInteger).is_not(None),
+    ),
+    sqlite_with_rowid=False,
+)
+"""One row a trace, open or sealed; its columns are the fields of `timeline.Trace`."""
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("run_key", BigInteger, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("marked_at_ns", BigInteger, nullable=False),
+    Column("type", SmallInteger, nullable=False),
+    Column("arrived_at_ns", BigInteger, nullable=False),
+    Column("step_name", Text),
+    Column("track_duration", Boolean(create_constraint=False), nullable=False),
+    Column("ends_trace", Boolean(create_constraint=False), nullable=False),
+    Column("client_time_ns", BigInteger),
+    Column("sent_at_ns", BigInteger),
+    Column("attributes", Text),
+    Column("error", Text),
+    PrimaryKeyConstraint("run_key", "seq", "shard"),
+    sqlite_with_rowid=False,
+)
+"""One row an event that was applied, with its raw and its corrected time. The key makes it count once."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("run_key", BigInteger, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("trace_tag", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("span_count", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("available_at_ns", BigInteger),
+    Column("lease", Text),
+    Column("sent_alone", Boolean(create_constraint=False), nullable=False),
+    Column("last_answer", Text),
+    PrimaryKeyConstraint("run_key", "shard"),
+    # How delivery finds what is due; rejected traces wait for somebody to ask and are not in it.
+    Index(
+        "outbox_available",
+        "available_at_ns",
+        sqlite_where=Column("available_at_ns", BigInteger).is_not(None),
+        postgresql_where=Column("available_at_ns", BigInteger).is_not(None),
+    ),
+)
+"""One row a sealed trace whose spans the collector does not have yet. `available_at_ns` is when it may be claimed:
+its next attempt, or the end of the lease of whoever works on it."""
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("trace_tag", Text, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("deleted_key", BigInteger, nullable=False),
+    Column("emptied_key", BigInteger, nullable=False),
+    PrimaryKeyConstraint("trace_tag", "shard"),
+)
+"""One row a tag that ever had a sealed trace. Sealed traces with a `list_key` up to `deleted_key` are deleted, from
+the moment that is committed; the sweeper has removed the rows of those up to `emptied_key`."""
