@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from gateway.api import operations, problems, traces, tracing
+from gateway.api.direct import DirectRoutes
 from gateway.api.paths import RawPath
 from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
@@ -83,9 +84,12 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.router.routes.extend(tracing.routes(ingest, body_max_bytes=settings.body_max_bytes))
+    writes = tracing.routes(ingest, body_max_bytes=settings.body_max_bytes)
+    app.router.routes.extend(writes)
     app.include_router(traces.router(database, sweeper, keys, jaeger_url=settings.jaeger_url))
     app.include_router(operations.router(database))
     app.add_middleware(RawPath)
+    # Added last, so asked first.
+    app.add_middleware(DirectRoutes, routes=writes)
     problems.install(app)
     return app

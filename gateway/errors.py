@@ -1,15 +1,15 @@
 """What can go wrong, as the domain says it. HTTP is not known here; `gateway.api.problems` maps these to answers.
 
-    PerfTracerError
-    ├── StartError              the process cannot start; its message is one clear line
-    │   ├── SettingsError
-    │   └── SchemaError
-    ├── EventError              the client's fault; a retry of the same event changes nothing
-    │   ├── TraceNotFound
-    │   └── TraceConflict
-    └── Unavailable             ours or the database's fault; a later retry may succeed
-        ├── QueueFull
-        └── StoreUnavailable
+PerfTracerError
+├── StartError              the process cannot start; its message is one clear line
+│   ├── SettingsError
+│   └── SchemaError
+├── EventError              the client's fault; a retry of the same event changes nothing
+│   ├── TraceNotFound
+│   └── TraceConflict
+└── Unavailable             ours or the database's fault; a later retry may succeed
+    ├── QueueFull
+    └── StoreUnavailable
 """
 
 

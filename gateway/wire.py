@@ -139,7 +139,9 @@ ErrorField = Annotated[
 
 class _Addressed(BaseModel):
     trace_tag: Name = Field(description="What is traced.", examples=["checkout"])
-    trace_id: Id | None = Field(None, description="Which one of them; absent, null and '' are the same.", examples=["42"])
+    trace_id: Id | None = Field(
+        None, description="Which one of them; absent, null and '' are the same.", examples=["42"]
+    )
     attributes: AttributeMap | None = Field(
         None, description="Recorded on the span.", examples=[{"cart.items": 3, "customer.kind": "guest"}]
     )
@@ -184,11 +186,15 @@ class AddStep(_Addressed):
 
     step_name: Name = Field(description="What has just been done.", examples=["cart"])
     track_duration: bool = Field(
-        True, description="False for a step that waits for somebody: subtracted from the trace's duration.", examples=[True]
+        True,
+        description="False for a step that waits for somebody: subtracted from the trace's duration.",
+        examples=[True],
     )
     end_trace: bool = Field(False, description="True ends the trace with this step.", examples=[False])
     error: ErrorField | None = Field(
-        None, description="What went wrong in it: an object, or a string for just the message.", examples=["card declined"]
+        None,
+        description="What went wrong in it: an object, or a string for just the message.",
+        examples=["card declined"],
     )
 
     def event(self, arrived_at_ns: int) -> Event:
@@ -231,7 +237,9 @@ _TIME = Field(description="RFC 3339 in UTC with microseconds.", examples=["2026-
 _SECONDS = Field(description="In seconds.", examples=[0.3214])
 _TRACE_TAG = Field(description="What was traced.", examples=["checkout"])
 _TRACE_ID = Field(description="As it was sent.", examples=["42"])
-_OTEL_TRACE_ID = Field(description="Its trace id in OpenTelemetry, 32 hex digits.", examples=["0af7651916cd43dd8448eb211c80319c"])
+_OTEL_TRACE_ID = Field(
+    description="Its trace id in OpenTelemetry, 32 hex digits.", examples=["0af7651916cd43dd8448eb211c80319c"]
+)
 _TRACEPARENT = Field(
     description="W3C trace context of its root span: send it to a back end, and its spans join the trace.",
     examples=["00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"],
@@ -307,7 +315,9 @@ class TraceEnded(_TimelineBody):
 
 
 class DeliveryReceipt(BaseModel):
-    state: DeliveryState = Field(description="How far delivery of its spans to the collector is.", examples=["delivered"])
+    state: DeliveryState = Field(
+        description="How far delivery of its spans to the collector is.", examples=["delivered"]
+    )
     attempts: int = Field(description="How often they were sent.", examples=[1])
     next_attempt_at: datetime | None = Field(description="When they are sent next, at the latest.", examples=[None])
     last_answer: str | None = Field(description="What the collector said last.", examples=[None])
@@ -342,7 +352,9 @@ class Problem(BaseModel):
 
 class FieldProblem(BaseModel):
     type: str = Field(description="What kind of mistake it is.", examples=["missing"])
-    loc: list[str | int] = Field(description="Where: the part of the request, then the field.", examples=[["body", "trace_tag"]])
+    loc: list[str | int] = Field(
+        description="Where: the part of the request, then the field.", examples=[["body", "trace_tag"]]
+    )
     msg: str = Field(description="What is wrong, in words.", examples=["Field required"])
     input: Any = Field(None, description="What was sent, where it is short.", examples=[{}])
     ctx: dict[str, Any] | None = Field(None, description="The limit that was crossed.", examples=[None])

@@ -22,37 +22,40 @@ class BodyTooLarge(Exception):
         super().__init__(f"The body is larger than {max_bytes} bytes.")
 
 
+_STATUS: Mapping[type[Exception], int] = {TraceNotFound: 404, TraceConflict: 409, BodyTooLarge: 413, Unavailable: 503}
+
+ANSWERED = (*_STATUS, RequestValidationError)
+"""The errors that `answer_to` knows an answer to."""
+
+
 def install(app: FastAPI) -> None:
-    """Answer every error of the domain, and every request that cannot be used, in the one shape."""
-    app.add_exception_handler(TraceNotFound, _answer(404))
-    app.add_exception_handler(TraceConflict, _answer(409))
-    app.add_exception_handler(BodyTooLarge, _answer(413))
-    app.add_exception_handler(Unavailable, _unavailable)
-    app.add_exception_handler(RequestValidationError, _unusable)
+    """Answer these errors in the one shape, whichever route they come from."""
 
-
-def _answer(status: int) -> Any:
     async def answer(_: Request, error: Exception) -> Response:
-        return JsonResponse({"detail": str(error)}, status)
+        return answer_to(error)
 
-    return answer
-
-
-async def _unavailable(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Unavailable)
-    return JsonResponse({"detail": error.message}, 503, headers={"Retry-After": str(error.retry_after_seconds)})
+    for kind in ANSWERED:
+        app.add_exception_handler(kind, answer)
 
 
-async def _unusable(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return JsonResponse({"detail": field_problems(error.errors())}, 422)
+def answer_to(error: Exception) -> Response:
+    """The answer to a request that ended in one of `ANSWERED`."""
+    if isinstance(error, RequestValidationError):
+        return JsonResponse({"detail": field_problems(error.errors())}, 422)
+    status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else None
+    return JsonResponse({"detail": str(error)}, status, headers)
 
 
 def field_problems(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """pydantic's errors in the shape that FastAPI's users know, with nothing in it that JSON cannot carry."""
     problems = []
     for error in errors:
-        problem = {"type": error["type"], "loc": [_printable(part) for part in error["loc"]], "msg": _printable(error["msg"])}
+        problem = {
+            "type": error["type"],
+            "loc": [_printable(part) for part in error["loc"]],
+            "msg": _printable(error["msg"]),
+        }
         if _is_short_json(error.get("input")):
             problem["input"] = error.get("input")
         if _is_short_json(error.get("ctx")) and error.get("ctx"):

@@ -2,10 +2,22 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, column, insert, literal_column, select, values
-from sqlalchemy.dialects.sqlite import Insert
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    Update,
+    bindparam,
+    column,
+    insert,
+    literal_column,
+    select,
+    update,
+    values,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from gateway.store import tables
@@ -70,16 +82,20 @@ def save_traces(connection: Connection, traces: Iterable[Trace]) -> None:
 
     Raises:
         LostRace: somebody did.
+        IntegrityError: somebody opened a trace at the same address.
     """
     ordered = sorted(traces, key=lambda trace: trace.run_key)
+    new = [trace for trace in ordered if trace.version == 0]
+    known = [trace for trace in ordered if trace.version > 0]
     for trace in ordered:
         trace.version += 1
-    # Sealed ones first: a trace that was superseded gives its address up to the one that follows it.
-    sealed = [trace_row(trace) for trace in ordered if trace.outcome != Outcome.OPEN]
-    still_open = [trace_row(trace) for trace in ordered if trace.outcome == Outcome.OPEN]
-    saved = _SAVE_SEALED.execute_many(connection, sealed) + _SAVE_OPEN.execute_many(connection, still_open)
-    if saved != len(ordered):
+    stepped = [_open_changes(trace) for trace in known if trace.outcome == Outcome.OPEN]
+    sealed = [_sealing_changes(trace) for trace in known if trace.outcome != Outcome.OPEN]
+    updated = _UPDATE_OPEN.execute_many(connection, stepped) + _UPDATE_SEALED.execute_many(connection, sealed)
+    if updated != len(known):
         raise LostRace
+    # After the updates: a trace that was superseded gives its address up to the one that follows it.
+    _INSERT_TRACE.execute_many(connection, [trace_row(trace) for trace in new])
 
 
 def save_marks(connection: Connection, marks: Iterable[tuple[Trace, Mark]]) -> None:
@@ -141,15 +157,6 @@ def _select_tags(size: int) -> Select[Any]:
     return select(tables.tags.c.trace_tag, tables.tags.c.deleted_key).where(tables.tags.c.trace_tag.in_(tags))
 
 
-def _save_trace(changing: Collection[str]) -> Insert:
-    statement = upsert(tables.traces)
-    return statement.on_conflict_do_update(
-        index_elements=["run_key", "shard"],
-        set_={name: statement.excluded[name] for name in changing},
-        where=tables.traces.c.version == statement.excluded.version - literal_column("1"),
-    )
-
-
 # What an event may change of an open trace. No index covers these: SQLite rewrites the entry of every index that
 # covers a column it is told to set, whether the value differs or not.
 _CHANGING_WHILE_OPEN = (
@@ -174,12 +181,31 @@ _CHANGING_AT_SEALING = (
     "missing_events",
     "delivery_state",
 )
+_IDENTITY = ("run_key", "shard", "version")
+
+_open_changes = attrgetter(*_CHANGING_WHILE_OPEN, *_IDENTITY)
+_sealing_changes = attrgetter(*_CHANGING_AT_SEALING, *_IDENTITY)
+
+
+def _update_trace(changing: Collection[str]) -> Update:
+    """A trace by its key, if its version is still the one before; as a row, the new values, then the identity."""
+    traces = tables.traces
+    before = bindparam("saved_version", type_=Integer) - literal_column("1")
+    return (
+        update(traces)
+        .ordered_values(*((traces.c[name], bindparam(name)) for name in changing))
+        .where(
+            traces.c.run_key == bindparam("key"), traces.c.shard == bindparam("on_shard"), traces.c.version == before
+        )
+    )
+
 
 _SELECT_TRACES = Prepared(_select_traces)
 _SELECT_MARKS = Prepared(_select_marks)
 _SELECT_TAGS = Prepared(_select_tags)
-_SAVE_OPEN = Prepared(lambda _: _save_trace(_CHANGING_WHILE_OPEN))
-_SAVE_SEALED = Prepared(lambda _: _save_trace(_CHANGING_AT_SEALING))
+_UPDATE_OPEN = Prepared(lambda _: _update_trace(_CHANGING_WHILE_OPEN))
+_UPDATE_SEALED = Prepared(lambda _: _update_trace(_CHANGING_AT_SEALING))
+_INSERT_TRACE = Prepared(lambda _: insert(tables.traces))
 _INSERT_MARK = Prepared(lambda _: insert(tables.marks))
 _INSERT_TAG = Prepared(lambda _: upsert(tables.tags).on_conflict_do_nothing())
 _INSERT_OUTBOX = Prepared(lambda _: insert(tables.outbox))
