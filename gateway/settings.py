@@ -69,6 +69,7 @@ def load_settings() -> Settings:
 
 
 DEFAULT_SERVICE_NAME = "perf-tracer"
+DEFAULT_ENDPOINT = "http://localhost:4318/v1/traces"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class ExporterSettings:
     """False with `OTEL_TRACES_EXPORTER=none`: traces are kept here only."""
 
     protocol: Literal["http/protobuf"] = "http/protobuf"
-    endpoint: str = "http://localhost:4318/v1/traces"
+    endpoint: str = DEFAULT_ENDPOINT
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_seconds: float = 10.0
     gzip: bool = False
@@ -131,7 +132,7 @@ def load_exporter_settings(environ: Mapping[str, str] = os.environ) -> ExporterS
 
 def _endpoint(variable: str, value: str) -> str:
     if not value:
-        return ExporterSettings.__dataclass_fields__["endpoint"].default  # type: ignore[no-any-return]
+        return DEFAULT_ENDPOINT
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"{variable}: '{value}' is not an http or https URL")

@@ -19,7 +19,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from gateway.timeline import AttributeScalar, Attributes, AttributeValue, Step, Timeline, TraceError
+from gateway.timeline import Attributes, AttributeScalar, AttributeValue, Step, Timeline, TraceError
 from gateway.trace_context import SAMPLED
 
 SCOPE_NAME = "perf-tracer"
@@ -129,9 +129,9 @@ def _step_attributes(step: Step, index: int) -> dict[str, AttributeValue]:
     return {"perf_tracer.step.index": index, "perf_tracer.step.tracked": step.track_duration}
 
 
-def _status(error: TraceError | None) -> Status | None:
+def _status(error: TraceError | None) -> Status:
     if error is None:
-        return None
+        return Status()
     return Status(code=Status.STATUS_CODE_ERROR, message=error.message or error.type or "")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from gateway.errors import StoreUnavailable
 from gateway.store import deletion
@@ -37,10 +38,8 @@ class Sweeper:
 
     async def _sweep_until_closed(self) -> None:
         while True:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), SWEEP_SECONDS)
-            except TimeoutError:
-                pass
             self._woken.clear()
             try:
                 await self._empty_deleted()

@@ -33,15 +33,18 @@ def assert_matches(actual: Any, expected: Any, path: str = "$") -> None:
         assert datetime.fromisoformat(actual).utcoffset() == timedelta(0), path
         assert len(actual) == len("2026-09-09T21:46:40.321400Z"), path
     elif expected == "<seconds>":
-        assert type(actual) is float and actual >= 0, path
+        assert type(actual) is float, path
+        assert actual >= 0, path
     elif isinstance(expected, dict) and expected:
         assert isinstance(actual, dict), path
         assert expected.keys() <= actual.keys(), path
         for key in expected:
             assert_matches(actual[key], expected[key], f"{path}.{key}")
     elif isinstance(expected, list):
-        assert isinstance(actual, list) and len(actual) == len(expected), path
+        assert isinstance(actual, list), path
+        assert len(actual) == len(expected), path
         for index, item in enumerate(expected):
             assert_matches(actual[index], item, f"{path}[{index}]")
     else:
-        assert actual == expected and type(actual) is type(expected), path
+        assert actual == expected, path
+        assert type(actual) is type(expected), path

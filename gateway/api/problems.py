@@ -24,7 +24,7 @@ class BodyTooLarge(Exception):
 
 _STATUS: Mapping[type[Exception], int] = {TraceNotFound: 404, TraceConflict: 409, BodyTooLarge: 413, Unavailable: 503}
 
-ANSWERED = (*_STATUS, RequestValidationError)
+ANSWERED: tuple[type[Exception], ...] = (*_STATUS, RequestValidationError)
 """The errors that `answer_to` knows an answer to."""
 
 

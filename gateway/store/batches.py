@@ -70,10 +70,11 @@ def load_marks(connection: Connection, traces: Collection[Trace]) -> dict[TraceK
 
 def deleted_keys(connection: Connection, trace_tags: Collection[str]) -> dict[str, int]:
     """Up to which `list_key` each tag is deleted; tags that never had a sealed trace are not in it."""
-    found = {}
+    found: dict[str, int] = {}
     for chunk in chunks(sorted(trace_tags)):
         wanted = padded(chunk)
-        found.update({tag: key for tag, key in _SELECT_TAGS.execute(connection, tuple(wanted), len(wanted))})
+        for row in _SELECT_TAGS.execute(connection, tuple(wanted), len(wanted)):
+            found[row.trace_tag] = row.deleted_key
     return found
 
 
@@ -134,7 +135,7 @@ def save_outbox(connection: Connection, entries: Iterable[OutboxEntry]) -> None:
 def _select_traces(size: int) -> Select[Any]:
     """The traces of `size` addresses. Joined to a list of values: SQLite scans the table for `(a, b) IN (VALUES …)`."""
     names = ("trace_tag", "trace_id", "run")
-    rows = [tuple(bindparam(f"{name}_{index}") for name in names) for index in range(size)]
+    rows: list[Any] = [tuple(bindparam(f"{name}_{index}") for name in names) for index in range(size)]
     wanted = values(*(column(name) for name in names), name="wanted").data(rows).cte("wanted")
     return select(*tables.traces.columns).select_from(
         wanted.join(
@@ -147,13 +148,13 @@ def _select_traces(size: int) -> Select[Any]:
 
 
 def _select_marks(size: int) -> Select[Any]:
-    keys = [bindparam(f"run_key_{index}") for index in range(size)]
+    keys: list[Any] = [bindparam(f"run_key_{index}") for index in range(size)]
     marks = tables.marks
     return select(*marks.columns).where(marks.c.run_key.in_(keys)).order_by(marks.c.run_key, marks.c.seq)
 
 
 def _select_tags(size: int) -> Select[Any]:
-    tags = [bindparam(f"tag_{index}") for index in range(size)]
+    tags: list[Any] = [bindparam(f"tag_{index}") for index in range(size)]
     return select(tables.tags.c.trace_tag, tables.tags.c.deleted_key).where(tables.tags.c.trace_tag.in_(tags))
 
 
