@@ -42,9 +42,7 @@ Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX_CHARACTERS), After
 Id = Annotated[str, Field(max_length=NAME_MAX_CHARACTERS), AfterValidator(_checked_name)]
 """A trace's own id; '' is the same as none."""
 
-Milliseconds = Annotated[
-    float, Field(strict=True, ge=TIME_MIN_MS, le=TIME_MAX_MS, allow_inf_nan=False, examples=[1789000000321.4])
-]
+Milliseconds = Annotated[float, Field(strict=True, ge=TIME_MIN_MS, le=TIME_MAX_MS, allow_inf_nan=False)]
 
 
 def _checked_scalar(value: Any) -> Any:
@@ -149,11 +147,13 @@ class _Addressed(BaseModel):
         None,
         description="When it happened by the client's clock, in ms since the epoch, fractions allowed. "
         "Without it, arrival counts.",
+        examples=[1789000000321.4],
     )
     sent_at: Milliseconds | None = Field(
         None,
         description="When the request was sent by the client's clock, in ms since the epoch. "
         "Shows how far that clock is off.",
+        examples=[1789000000999.5],
     )
 
     def _event(self, type_: EventType, arrived_at_ns: int) -> Event:
@@ -247,7 +247,7 @@ _TRACEPARENT = Field(
 
 
 class TraceStarted(BaseModel):
-    message: Literal["Trace started"] = Field(examples=["Trace started"])
+    message: Literal["Trace started"] = Field(description="What was done.", examples=["Trace started"])
     trace_tag: str = _TRACE_TAG
     trace_id: str | None = _TRACE_ID
     start_time: datetime = _TIME
@@ -256,7 +256,7 @@ class TraceStarted(BaseModel):
 
 
 class StepAdded(BaseModel):
-    message: Literal["Step added"] = Field(examples=["Step added"])
+    message: Literal["Step added"] = Field(description="What was done.", examples=["Step added"])
     trace_tag: str = _TRACE_TAG
     trace_id: str | None = _TRACE_ID
     step_name: str = Field(description="What was done.", examples=["cart"])
@@ -310,7 +310,7 @@ class _TimelineBody(BaseModel):
 
 
 class TraceEnded(_TimelineBody):
-    message: Literal["Trace ended"] = Field(examples=["Trace ended"])
+    message: Literal["Trace ended"] = Field(description="What was done.", examples=["Trace ended"])
     traceparent: str = _TRACEPARENT
 
 
