@@ -1,0 +1,82 @@
+"""Run every figure and print it, with its ratio to the limit: `uv run python -m bench`."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx
+
+from bench.servers import LOAD_CORE, ROOT, served
+
+CONNECTIONS = 32
+OPEN_TRACES = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured, in turn")
+    parser.add_argument("--seconds", type=int, default=5, help="how long each measurement lasts")
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("bench needs wrk (on Debian: apt-get install wrk)")
+    figures = single_steps(options.rounds, options.seconds)
+    for name, value in figures.items():
+        print(f"{name:60} {value:12.3f}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def single_steps(rounds: int, seconds: int) -> dict[str, float]:
+    """Requests per second of single steps, fsync on, next to a bare ASGI reply: medians of rounds that take turns."""
+    bare: list[float] = []
+    steps: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        # Traces stay open, so nothing is delivered; delivery is on all the same.
+        gateway_env = {"PERF_TRACER_DATABASE_URL": f"sqlite:///{folder}/bench.db"}
+        with served("bench.bare:app") as bare_url, served("main:app", gateway_env) as gateway_url:
+            for _ in range(rounds):
+                bare.append(requests_per_second(bare_url, seconds))
+                open_traces(gateway_url)
+                steps.append(requests_per_second(gateway_url, seconds))
+    return {
+        "bare ASGI reply, requests/s": statistics.median(bare),
+        "single step, requests/s": statistics.median(steps),
+        "single step / bare ASGI reply": statistics.median(s / b for s, b in zip(steps, bare, strict=True)),
+    }
+
+
+def open_traces(url: str) -> None:
+    """Open traces for the steps to go to; anew for each round, since a trace has at most so many steps."""
+    with httpx.Client(base_url=url) as client:
+        for number in range(OPEN_TRACES):
+            body = {"trace_tag": "bench", "trace_id": str(number)}
+            client.post("/api/tracing/start", json=body).raise_for_status()
+
+
+def requests_per_second(url: str, seconds: int) -> float:
+    """What wrk reaches, all of it answered with 2xx."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "-s", str(ROOT / "bench" / "step.lua"), url]
+    printed = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {LOAD_CORE}),
+    ).stdout
+    if "Non-2xx" in printed or "Socket errors" in printed:
+        raise RuntimeError(f"not every request was answered well:\n{printed}")
+    found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
+    assert found is not None
+    return float(found[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Servers under test, all started alike: one uvicorn worker, access log off, on the first core."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SERVER_CORE = 0
+LOAD_CORE = 1
+
+
+@contextmanager
+def served(application: str, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The URL of `application` (module:name), as long as it is served."""
+    command = [sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--port", "0", "--no-access-log"]
+    server = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+    )
+    try:
+        yield _url(server)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _url(server: "subprocess.Popen[str]") -> str:
+    assert server.stderr is not None
+    printed = []
+    for line in server.stderr:
+        printed.append(line)
+        if "Uvicorn running on " in line:
+            # Somebody must go on reading, or the server blocks on a full pipe.
+            threading.Thread(target=server.stderr.read, daemon=True).start()
+            return line.split("Uvicorn running on ")[1].split()[0]
+    raise RuntimeError(f"the server did not start:\n{''.join(printed)}")
