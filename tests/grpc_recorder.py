@@ -21,7 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from tests.processes import PATIENCE_SECONDS
 
 
-class Recorder(TraceServiceServicer):  # type: ignore[misc]
+class Recorder(TraceServiceServicer):
     """Spans by trace id, in hex."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Recorder(TraceServiceServicer):  # type: ignore[misc]
 def recorder() -> Iterator[Recorder]:
     recorder = Recorder()
     server = grpc.server(ThreadPoolExecutor(4))
-    add_TraceServiceServicer_to_server(recorder, server)
+    add_TraceServiceServicer_to_server(recorder, server)  # type: ignore[no-untyped-call]
     recorder.endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
