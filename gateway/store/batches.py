@@ -118,7 +118,7 @@ def save_outbox(connection: Connection, entries: Iterable[OutboxEntry]) -> None:
                 entry.trace.run_key,
                 entry.trace.shard,
                 entry.trace.trace_tag,
-                entry.payload,
+                entry.trace.sealed_at_ns,
                 entry.span_count,
                 DeliveryState.PENDING.value,
                 0,
@@ -126,6 +126,7 @@ def save_outbox(connection: Connection, entries: Iterable[OutboxEntry]) -> None:
                 None,
                 False,
                 None,
+                entry.payload,
             )
             for entry in entries
         ],

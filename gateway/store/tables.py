@@ -95,7 +95,7 @@ outbox = Table(
     Column("run_key", BigInteger, nullable=False),
     Column("shard", Integer, nullable=False),
     Column("trace_tag", Text, nullable=False),
-    Column("payload", LargeBinary, nullable=False),
+    Column("sealed_at_ns", BigInteger, nullable=False),
     Column("span_count", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -103,7 +103,11 @@ outbox = Table(
     Column("lease", Text),
     Column("sent_alone", Boolean(create_constraint=False), nullable=False),
     Column("last_answer", Text),
+    # Last, so that reading the others does not mean reading through it.
+    Column("payload", LargeBinary, nullable=False),
     PrimaryKeyConstraint("run_key", "shard"),
+    # How the backlog is counted without reading it, and how rejected traces are found.
+    Index("outbox_backlog", "state", "sealed_at_ns", "span_count"),
     # How delivery finds what is due; rejected traces wait for somebody to ask and are not in it.
     Index(
         "outbox_available",
@@ -113,7 +117,8 @@ outbox = Table(
     ),
 )
 """One row a sealed trace whose spans the collector does not have yet. `available_at_ns` is when it may be claimed:
-its next attempt, or the end of the lease of whoever works on it."""
+its next attempt, or the end of the lease of whoever works on it. `sent_alone` says that the collector failed on it when
+it was the only trace of a request, so that it must not spoil a request for others."""
 
 tags = Table(
     "tags",

@@ -77,7 +77,7 @@ def upgrade() -> None:
         sa.Column("run_key", sa.BigInteger(), nullable=False),
         sa.Column("shard", sa.Integer(), nullable=False),
         sa.Column("trace_tag", sa.Text(), nullable=False),
-        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("sealed_at_ns", sa.BigInteger(), nullable=False),
         sa.Column("span_count", sa.Integer(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
@@ -85,8 +85,10 @@ def upgrade() -> None:
         sa.Column("lease", sa.Text()),
         sa.Column("sent_alone", sa.Boolean(), nullable=False),
         sa.Column("last_answer", sa.Text()),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("run_key", "shard"),
     )
+    op.create_index("outbox_backlog", "outbox", ["state", "sealed_at_ns", "span_count"])
     due = sa.text("available_at_ns IS NOT NULL")
     op.create_index("outbox_available", "outbox", ["available_at_ns"], sqlite_where=due, postgresql_where=due)
 
