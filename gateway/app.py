@@ -1,21 +1,25 @@
 """The application: what it is made of, and in which order that starts and stops."""
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from gateway.api import delivery as delivery_routes
 from gateway.api import operations, problems, traces, tracing
 from gateway.api.direct import DirectRoutes
 from gateway.api.paths import RawPath
 from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
-from gateway.delivery.sender import HttpSender
+from gateway.delivery.sender import sender_for
+from gateway.delivery.status import Status
 from gateway.errors import StartError
 from gateway.ingest import Ingest, SealingPolicy
 from gateway.logs import configure_logs
+from gateway.metrics import create_metrics
 from gateway.settings import ExporterSettings, Settings, load_exporter_settings, load_settings
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
@@ -47,8 +51,10 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
         export_timeout_seconds=exporter.timeout_seconds,
         max_traces=settings.delivery_max_request_traces,
         max_bytes=settings.delivery_max_request_bytes,
+        now_ns=time.time_ns,
     )
-    delivery = DeliveryLoop(outbox, HttpSender(exporter)) if exporter.enabled else None
+    status = Status(create_metrics())
+    delivery = DeliveryLoop(outbox, sender_for(exporter), status, now=time.monotonic) if exporter.enabled else None
     ingest = Ingest(
         database,
         SealingPolicy(delivers=exporter.enabled, resource_attributes=exporter.resource_attributes),
@@ -87,6 +93,7 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     writes = tracing.routes(ingest, body_max_bytes=settings.body_max_bytes)
     app.router.routes.extend(writes)
     app.include_router(traces.router(database, sweeper, keys, jaeger_url=settings.jaeger_url))
+    app.include_router(delivery_routes.router(database, exporter, delivery, status))
     app.include_router(operations.router(database))
     app.add_middleware(RawPath)
     # Added last, so asked first.

@@ -25,7 +25,7 @@ from gateway.store.batches import Address, OutboxEntry
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock, shard_of
 from gateway.timeline import DeliveryState, Event, EventType, Mark, Outcome, Timeline, Trace
-from gateway.trace_context import SAMPLED, parse_traceparent, trace_id_from
+from gateway.trace_context import SAMPLED, noted, parse_traceparent, trace_id_from
 
 logger = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ def _new_trace(command: Command, *, run_key: int) -> Trace:
         parent_span_id=parent.span_id if parent else None,
         trace_flags=parent.trace_flags if parent else SAMPLED,
         tracestate=header.tracestate if parent else "",
-        ignored_traceparent=header.traceparent if parent is None else None,
+        ignored_traceparent=noted(header.traceparent) if header.traceparent is not None and parent is None else None,
         service=header.service,
         last_arrived_at_ns=command.event.arrived_at_ns,
         wake_at_ns=None,

@@ -69,7 +69,8 @@ def load_settings() -> Settings:
 
 
 DEFAULT_SERVICE_NAME = "perf-tracer"
-DEFAULT_ENDPOINT = "http://localhost:4318/v1/traces"
+DEFAULT_HTTP_ENDPOINT = "http://localhost:4318/v1/traces"
+DEFAULT_GRPC_ENDPOINT = "http://localhost:4317"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ class ExporterSettings:
     enabled: bool = True
     """False with `OTEL_TRACES_EXPORTER=none`: traces are kept here only."""
 
-    protocol: Literal["http/protobuf"] = "http/protobuf"
-    endpoint: str = DEFAULT_ENDPOINT
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    endpoint: str = DEFAULT_HTTP_ENDPOINT
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_seconds: float = 10.0
     gzip: bool = False
@@ -112,33 +113,55 @@ def load_exporter_settings(environ: Mapping[str, str] = os.environ) -> ExporterS
     if exporter not in ("otlp", "none"):
         raise SettingsError(f"OTEL_TRACES_EXPORTER: '{exporter}' is not one of 'otlp', 'none'")
     variable, protocol = read("PROTOCOL")
-    if protocol not in ("", "http/protobuf"):
-        raise SettingsError(f"{variable}: '{protocol}' is not 'http/protobuf'")
+    if protocol not in ("", "http/protobuf", "grpc"):
+        raise SettingsError(f"{variable}: '{protocol}' is not one of 'http/protobuf', 'grpc'")
+    client_certificate, client_key = read("CLIENT_CERTIFICATE"), read("CLIENT_KEY")
+    if bool(client_certificate[1]) != bool(client_key[1]):
+        alone = client_certificate[0] or client_key[0]
+        raise SettingsError(f"{alone}: a client certificate and its key must be given together")
     variable, compression = read("COMPRESSION")
     if compression not in ("", "none", "gzip"):
         raise SettingsError(f"{variable}: '{compression}' is not one of 'none', 'gzip'")
     return ExporterSettings(
         enabled=exporter == "otlp",
-        endpoint=_endpoint(*read("ENDPOINT")),
+        protocol="grpc" if protocol == "grpc" else "http/protobuf",
+        endpoint=_grpc_endpoint(*read("ENDPOINT")) if protocol == "grpc" else _http_endpoint(*read("ENDPOINT")),
         headers=_headers(*read("HEADERS")),
         timeout_seconds=_timeout_seconds(*read("TIMEOUT")),
         gzip=compression == "gzip",
         certificate=_file(*read("CERTIFICATE")),
-        client_certificate=_file(*read("CLIENT_CERTIFICATE")),
-        client_key=_file(*read("CLIENT_KEY")),
+        client_certificate=_file(*client_certificate),
+        client_key=_file(*client_key),
         resource_attributes=_resource_attributes(),
     )
 
 
-def _endpoint(variable: str, value: str) -> str:
+def _http_endpoint(variable: str, value: str) -> str:
     if not value:
-        return DEFAULT_ENDPOINT
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return DEFAULT_HTTP_ENDPOINT
+    _require_url(variable, value)
+    # The general variable names the base of all signals, the one for traces the whole address.
+    return value if "TRACES" in variable else value.rstrip("/") + "/v1/traces"
+
+
+def _grpc_endpoint(variable: str, value: str) -> str:
+    if not value:
+        return DEFAULT_GRPC_ENDPOINT
+    if "://" not in value:
+        # The specification lets gRPC endpoints be a bare host and port.
+        value = f"http://{value}"
+    _require_url(variable, value)
+    return value
+
+
+def _require_url(variable: str, value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise SettingsError(f"{variable}: '{value}' is not an http or https URL")
-    if "TRACES" in variable:
-        return value
-    return value.rstrip("/") + "/v1/traces"
 
 
 def _headers(variable: str, value: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ _TRACESTATE_VALUE = re.compile(r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\
 
 TRACESTATE_MAX_MEMBERS = 32
 TRACESTATE_MAX_CHARACTERS = 512
+NOTED_MAX_CHARACTERS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ def parse_traceparent(value: str) -> Parent | None:
         return None
     # Only the sampled flag is defined for every version; the others must not be handed on.
     return Parent(trace_id, span_id, int(flags, 16) & SAMPLED)
+
+
+def noted(value: str) -> str:
+    """The beginning of a malformed value, as it can be stored and shown."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in value[:NOTED_MAX_CHARACTERS])
 
 
 def format_traceparent(trace_id: str, span_id: str, trace_flags: int) -> str:

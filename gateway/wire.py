@@ -9,7 +9,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from gateway.timeline import DeliveryState, Event, EventType, Outcome, TraceError
@@ -42,20 +42,25 @@ Name = Annotated[str, Field(min_length=1, max_length=NAME_MAX_CHARACTERS), After
 Id = Annotated[str, Field(max_length=NAME_MAX_CHARACTERS), AfterValidator(_checked_name)]
 """A trace's own id; '' is the same as none."""
 
+
+def _checked_text(value: str) -> str:
+    # Half of a surrogate pair is a Python string, but no text: neither the database nor OTLP can hold it.
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "String should be valid Unicode") from None
+    return value
+
+
+FreeText = Annotated[str, AfterValidator(_checked_text)]
+"""Any text, as long as it is text."""
+
 Milliseconds = Annotated[float, Field(strict=True, ge=TIME_MIN_MS, le=TIME_MAX_MS, allow_inf_nan=False)]
 
 
 def _checked_scalar(value: Any) -> Any:
     if isinstance(value, str):
-        try:
-            size = len(value.encode())
-        except UnicodeEncodeError:
-            raise PydanticCustomError("string_unicode", "String should be valid Unicode") from None
-        if size > ATTRIBUTE_MAX_BYTES:
-            raise PydanticCustomError(
-                "attribute_too_long", "Value should have at most {max_bytes} bytes", {"max_bytes": ATTRIBUTE_MAX_BYTES}
-            )
-        return value
+        return _checked_text(value)
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -72,19 +77,26 @@ def _checked_scalar(value: Any) -> Any:
 
 
 def _checked_attribute(value: Any) -> Any:
+    if value is None:
+        return None
+    scalars = [_checked_scalar(item) for item in (value if isinstance(value, list) else [value])]
+    if sum(_size(item) for item in scalars) > ATTRIBUTE_MAX_BYTES:
+        raise PydanticCustomError(
+            "attribute_too_long", "Value should have at most {max_bytes} bytes", {"max_bytes": ATTRIBUTE_MAX_BYTES}
+        )
     if not isinstance(value, list):
-        return None if value is None else _checked_scalar(value)
-    scalars = [_checked_scalar(item) for item in value]
+        return scalars[0]
     types = {type(item) for item in scalars}
     if types == {int, float}:
         return [float(item) for item in scalars]
     if len(types) > 1:
         raise PydanticCustomError("attribute_list", "List should have values of one type")
-    if sum(len(item.encode()) if isinstance(item, str) else 8 for item in scalars) > ATTRIBUTE_MAX_BYTES:
-        raise PydanticCustomError(
-            "attribute_too_long", "Value should have at most {max_bytes} bytes", {"max_bytes": ATTRIBUTE_MAX_BYTES}
-        )
     return scalars
+
+
+def _size(scalar: Any) -> int:
+    """About what it takes in a message; never nothing, or a list of empty strings could be endless."""
+    return max(1, len(scalar.encode())) if isinstance(scalar, str) else 8
 
 
 def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
@@ -112,13 +124,15 @@ become numbers."""
 class ErrorInfo(BaseModel):
     """What went wrong, as the client's runtime names it."""
 
-    type: str | None = Field(None, max_length=NAME_MAX_CHARACTERS, description="Its class.", examples=["TypeError"])
-    message: str | None = Field(
+    type: FreeText | None = Field(
+        None, max_length=NAME_MAX_CHARACTERS, description="Its class.", examples=["TypeError"]
+    )
+    message: FreeText | None = Field(
         None,
         description=f"What it says; kept up to {ERROR_MESSAGE_MAX_CHARACTERS} characters.",
         examples=["x is undefined"],
     )
-    stack: str | None = Field(
+    stack: FreeText | None = Field(
         None,
         description=f"Where it happened; kept up to {ERROR_STACK_MAX_CHARACTERS} characters.",
         examples=["TypeError: x is undefined\n    at cart.js:12:5"],
@@ -170,12 +184,12 @@ class StartTrace(_Addressed):
     """The start of a trace. One that is open under the same tag and id is superseded."""
 
     service: Name | None = Field(None, description="The `service.name` of its spans.", examples=["web-shop"])
-    traceparent: str | None = Field(
+    traceparent: FreeText | None = Field(
         None,
         description="W3C trace context of the span that it belongs under. A malformed one is ignored and noted.",
         examples=["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
     )
-    tracestate: str | None = Field(None, description="W3C tracestate beside it.", examples=["vendor=t61rcWkgMzE"])
+    tracestate: FreeText | None = Field(None, description="W3C tracestate beside it.", examples=["vendor=t61rcWkgMzE"])
 
     def event(self, arrived_at_ns: int) -> Event:
         return self._event(EventType.START, arrived_at_ns)
@@ -233,7 +247,7 @@ def _trace_error(error: ErrorInfo | None) -> TraceError | None:
     return TraceError(error.type, message, stack)
 
 
-_TIME = Field(description="RFC 3339 in UTC with microseconds.", examples=["2026-09-09T21:46:40.321400Z"])
+_TIME = Field(description="RFC 3339 in UTC with microseconds.", examples=["2026-09-10T00:26:40.321400Z"])
 _SECONDS = Field(description="In seconds.", examples=[0.3214])
 _TRACE_TAG = Field(description="What was traced.", examples=["checkout"])
 _TRACE_ID = Field(description="As it was sent.", examples=["42"])
@@ -290,7 +304,7 @@ class _TimelineBody(BaseModel):
             [
                 {
                     "step_name": "cart",
-                    "step_time": "2026-09-09T21:46:40.321400Z",
+                    "step_time": "2026-09-10T00:26:40.321400Z",
                     "track_duration": True,
                     "duration_seconds": 0.3214,
                     "attributes": {"cart.items": 3},
@@ -322,7 +336,7 @@ class DeliveryReceipt(BaseModel):
     next_attempt_at: datetime | None = Field(description="When they are sent next, at the latest.", examples=[None])
     last_answer: str | None = Field(description="What the collector said last.", examples=[None])
     delivered_at: datetime | None = Field(
-        description="When the collector took them.", examples=["2026-09-09T21:46:41.000120Z"]
+        description="When the collector took them.", examples=["2026-09-10T00:26:41.000120Z"]
     )
     jaeger_url: str | None = Field(
         description="The trace in Jaeger, where PERF_TRACER_JAEGER_URL is set.",
@@ -339,11 +353,61 @@ class FinishedTimeline(_TimelineBody):
                 "attempts": 1,
                 "next_attempt_at": None,
                 "last_answer": None,
-                "delivered_at": "2026-09-09T21:46:41.000120Z",
+                "delivered_at": "2026-09-10T00:26:41.000120Z",
                 "jaeger_url": None,
             }
         ],
     )
+
+
+class DeliveryStatus(BaseModel):
+    enabled: bool = Field(description="False with OTEL_TRACES_EXPORTER=none.", examples=[True])
+    endpoint: str = Field(description="Where traces go.", examples=["http://collector:4318/v1/traces"])
+    protocol: str = Field(description="How they are sent.", examples=["http/protobuf"])
+    trouble: str | None = Field(
+        description="What is wrong by the collector's last answers: `unreachable`, `retry` (it asks for time), "
+        "`blocked` (it takes nothing from this gateway) or `fault` (it fails). Null when it takes traces.",
+        examples=[None],
+    )
+    next_attempt_in_seconds: float | None = Field(
+        description="How long the collector is left alone for yet; null where delivery is turned off.", examples=[0.0]
+    )
+    backlog_traces: int = Field(description="Traces that wait.", examples=[0])
+    backlog_spans: int = Field(description="Their spans.", examples=[0])
+    oldest_age_seconds: float | None = Field(description="How long the oldest of them waits.", examples=[None])
+    rejected_waiting_traces: int = Field(
+        description="Rejected traces that are kept until somebody asks for a retry.", examples=[0]
+    )
+    delivered_traces: int = Field(description="Delivered since this process started.", examples=[1204])
+    delivered_spans: int = Field(description="Their spans.", examples=[7310])
+    retried_traces: int = Field(description="Attempts since then after which a trace was to be retried.", examples=[3])
+    rejected_traces: int = Field(description="Rejected since then.", examples=[0])
+    last_error: str | None = Field(
+        description="What the collector, or the way to it, said last that was not a success.",
+        examples=["503 Service Unavailable"],
+    )
+    last_error_at: datetime | None = Field(description="When.", examples=["2026-09-10T00:26:40.321400Z"])
+
+
+class RetryDelivery(BaseModel):
+    """Which traces to send again; all of them by default."""
+
+    trace_tag: Name | None = Field(None, description="Only this tag's.", examples=["checkout"])
+    since: AwareDatetime | None = Field(
+        None, description="Only those that ended then or later.", examples=["2026-09-09T00:00:00Z"]
+    )
+    until: AwareDatetime | None = Field(
+        None, description="Only those that ended before.", examples=["2026-09-10T00:00:00Z"]
+    )
+    replay: bool = Field(
+        False,
+        description="Also those that were delivered, or ended while delivery was off: for a new or emptied collector.",
+        examples=[False],
+    )
+
+
+class DeliveryRetried(BaseModel):
+    queued_traces: int = Field(description="Traces that are on their way again.", examples=[12])
 
 
 class Problem(BaseModel):

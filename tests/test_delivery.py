@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.delivery.loop import BACKOFF_LONGEST_SECONDS, _backoff_seconds
+from gateway.delivery.gate import BACKOFF_LONGEST_SECONDS, _backoff_seconds
 from tests.clients import Client
 from tests.otlp_server import OtlpServer, Reply, otlp_server
 from tests.processes import Gateway

@@ -275,9 +275,8 @@ class TestOutbox:
 
     def claim(self, engine: Engine, lease: str, now_ns: int = T0, limit: int = 10, max_bytes: int = 1000) -> list[int]:
         with engine.begin() as connection:
-            claims = outbox.claim(
-                connection, lease=lease, now_ns=now_ns, lease_until_ns=now_ns + 10, limit=limit, max_bytes=max_bytes
-            )
+            asked = outbox.Lease(lease, now_ns, now_ns + 10)
+            claims = outbox.claim(connection, asked, limit=limit, max_bytes=max_bytes)
         return [claim.run_key - T0 for claim in claims]
 
     def test_leased_traces_are_nobody_elses_until_the_lease_ends(self, engine: Engine) -> None:
@@ -305,11 +304,11 @@ class TestOutbox:
     def test_only_the_holder_of_the_lease_settles(self, engine: Engine) -> None:
         self.queue(engine, 1)
         with engine.begin() as connection:
-            [claim] = outbox.claim(connection, lease="one", now_ns=T0, lease_until_ns=T0, limit=1, max_bytes=9)
-            self_of_two = outbox.claim(connection, lease="two", now_ns=T0, lease_until_ns=T0 + 9, limit=1, max_bytes=9)
-            outbox.settle_delivered(connection, [claim], lease="one", now_ns=T0)
+            [claim] = outbox.claim(connection, outbox.Lease("one", T0, T0), limit=1, max_bytes=9)
+            of_two = outbox.claim(connection, outbox.Lease("two", T0, T0 + 9), limit=1, max_bytes=9)
+            outbox.settle_delivered(connection, [claim], lease="one", attempts=1, now_ns=T0, answer="200")
             assert connection.execute(text("SELECT lease FROM outbox")).scalars().all() == ["two"]
-            outbox.settle_delivered(connection, self_of_two, lease="two", now_ns=T0)
+            outbox.settle_delivered(connection, of_two, lease="two", attempts=1, now_ns=T0, answer="200")
             assert connection.execute(text("SELECT count(*) FROM outbox")).scalar() == 0
             state = connection.execute(text("SELECT delivery_state, delivery_attempts, delivered_at_ns FROM traces"))
             assert tuple(state.one()) == ("delivered", 1, T0)
@@ -317,14 +316,16 @@ class TestOutbox:
     def test_rescheduled_trace_waits_for_its_time(self, engine: Engine) -> None:
         self.queue(engine, 1)
         with engine.begin() as connection:
-            claims = outbox.claim(connection, lease="one", now_ns=T0, lease_until_ns=T0 + 9, limit=1, max_bytes=9)
+            claims = outbox.claim(connection, outbox.Lease("one", T0, T0 + 9), limit=1, max_bytes=9)
             outbox.reschedule(
                 connection,
                 claims,
                 lease="one",
+                attempts=1,
                 state=DeliveryState.RETRYING,
                 next_attempt_at_ns=T0 + 100,
                 answer="503",
+                alone=False,
             )
 
         assert self.claim(engine, "two", now_ns=T0 + 99) == []
@@ -333,8 +334,8 @@ class TestOutbox:
     def test_given_back_trace_is_anybodys_and_was_not_attempted(self, engine: Engine) -> None:
         self.queue(engine, 1)
         with engine.begin() as connection:
-            claims = outbox.claim(connection, lease="one", now_ns=T0, lease_until_ns=T0 + 9, limit=1, max_bytes=9)
-            outbox.give_back(connection, claims, lease="one", now_ns=T0)
+            claims = outbox.claim(connection, outbox.Lease("one", T0, T0 + 9), limit=1, max_bytes=9)
+            outbox.give_back(connection, claims, lease="one", attempts=0, now_ns=T0)
             assert connection.execute(text("SELECT attempts FROM outbox")).scalar() == 0
 
         assert self.claim(engine, "two") == [0]

@@ -2,7 +2,14 @@
 
 import pytest
 
-from gateway.trace_context import Parent, format_traceparent, normalize_tracestate, parse_traceparent, trace_id_from
+from gateway.trace_context import (
+    Parent,
+    format_traceparent,
+    normalize_tracestate,
+    noted,
+    parse_traceparent,
+    trace_id_from,
+)
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
@@ -83,3 +90,10 @@ def test_tracestate_is_passed_through_within_its_limits(value: str, normalized: 
 )
 def test_own_id_of_32_hex_digits_is_the_trace_id(name: str, trace_id: str | None) -> None:
     assert trace_id_from(name) == trace_id
+
+
+@pytest.mark.parametrize(
+    ("value", "note"), [("00-nonsense", "00-nonsense"), ("a\0b\n", "a\ufffdb\ufffd"), ("x" * 9999, "x" * 255)]
+)
+def test_malformed_value_is_noted_as_it_can_be_shown(value: str, note: str) -> None:
+    assert noted(value) == note

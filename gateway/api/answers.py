@@ -25,7 +25,7 @@ class JsonResponse(Response):
 
 
 def rfc3339(at_ns: int) -> str:
-    """A moment in UTC with microseconds, as in `2026-09-09T21:46:40.321400Z`."""
+    """A moment in UTC with microseconds, as in `2026-09-10T00:26:40.321400Z`."""
     # Not from a float timestamp, whose last microsecond is a guess.
     moment = _EPOCH + timedelta(microseconds=at_ns // 1000)
     return moment.isoformat(timespec="microseconds") + "Z"
@@ -77,9 +77,9 @@ def finished_timeline(timeline: Timeline, receipt: Receipt, jaeger_url: str | No
         "delivery": {
             "state": receipt.state.value,
             "attempts": receipt.attempts,
-            "next_attempt_at": _moment(receipt.next_attempt_at_ns),
+            "next_attempt_at": moment(receipt.next_attempt_at_ns),
             "last_answer": receipt.last_answer,
-            "delivered_at": _moment(receipt.delivered_at_ns),
+            "delivered_at": moment(receipt.delivered_at_ns),
             "jaeger_url": trace_url,
         },
     }
@@ -120,7 +120,7 @@ def _error(error: TraceError | None) -> dict[str, str | None] | None:
     return None if error is None else {"type": error.type, "message": error.message, "stack": error.stack}
 
 
-def _moment(at_ns: int | None) -> str | None:
+def moment(at_ns: int | None) -> str | None:
     return None if at_ns is None else rfc3339(at_ns)
 
 

@@ -56,10 +56,11 @@ class DirectRoutes:
 
     def __init__(self, app: ASGIApp, routes: Sequence[DirectRoute]) -> None:
         self._app = app
-        self._routes = {route.path: route.serve for route in routes}
+        # By the path as it was sent: `%2F` does not separate segments.
+        self._routes = {route.path.encode(): route.serve for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and (serve := self._routes.get(scope["path"])):
+        if scope["type"] == "http" and scope["method"] == "POST" and (serve := self._routes.get(scope["raw_path"])):
             await serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -34,8 +34,12 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> Response:
         return answer_to(error)
 
+    async def answer_to_a_defect(_: Request, _error: Exception) -> Response:
+        return JsonResponse({"detail": "Internal error."}, 500)
+
     for kind in ANSWERED:
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Exception, answer_to_a_defect)
 
 
 def answer_to(error: Exception) -> Response:

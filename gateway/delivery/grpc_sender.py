@@ -1,0 +1,102 @@
+"""OTLP over gRPC.
+
+Source: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
+"""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from gateway.delivery.answer import Answer, Verdict, printable, success
+from gateway.settings import ExporterSettings
+
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+_Code = grpc.StatusCode
+_VERDICTS = {
+    _Code.CANCELLED: Verdict.RETRY,
+    _Code.DEADLINE_EXCEEDED: Verdict.RETRY,
+    _Code.ABORTED: Verdict.RETRY,
+    _Code.OUT_OF_RANGE: Verdict.RETRY,
+    _Code.UNAVAILABLE: Verdict.RETRY,
+    _Code.DATA_LOSS: Verdict.RETRY,
+    _Code.RESOURCE_EXHAUSTED: Verdict.TOO_LARGE,
+    _Code.INVALID_ARGUMENT: Verdict.BAD_TRACE,
+    _Code.INTERNAL: Verdict.FAULT,
+    _Code.UNKNOWN: Verdict.FAULT,
+}
+
+
+class GrpcSender:
+    """Sends export requests. `open` before use, `close` at the end."""
+
+    def __init__(self, settings: ExporterSettings) -> None:
+        parts = urlsplit(settings.endpoint)
+        self._target = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        self._credentials = _credentials(settings) if parts.scheme == "https" else None
+        self._compression = grpc.Compression.Gzip if settings.gzip else grpc.Compression.NoCompression
+        self._metadata = tuple(settings.headers.items())
+        self._timeout_seconds = settings.timeout_seconds
+        self._channel: grpc.aio.Channel | None = None
+
+    async def open(self) -> None:
+        # Backing off is the delivery loop's business; the channel's own would only delay the news that it is back.
+        options = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.max_send_message_length", -1)]
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._target, options, self._compression)
+        else:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options, self._compression)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def send(self, body: bytes) -> Answer:
+        """Send a serialised `ExportTraceServiceRequest`. Never raises for what the collector or the network does."""
+        assert self._channel is not None
+        export = self._channel.unary_unary(EXPORT, None, ExportTraceServiceResponse.FromString)
+        call = export(body, timeout=self._timeout_seconds, metadata=self._metadata)
+        try:
+            return success(await call, "OK")
+        except grpc.aio.AioRpcError as error:
+            return self._failure(error)
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> Answer:
+        code = error.code()
+        reason = f"{code.name}: {printable(error.details() or '')}"
+        assert self._channel is not None
+        connected = self._channel.get_state() is grpc.ChannelConnectivity.READY
+        if code is _Code.DEADLINE_EXCEEDED or (code is _Code.UNAVAILABLE and not connected):
+            return Answer(Verdict.UNREACHABLE, reason)
+        after = _retry_delay_seconds(error)
+        if after is not None and code is _Code.RESOURCE_EXHAUSTED:
+            return Answer(Verdict.RETRY, reason, retry_after_seconds=after)
+        return Answer(_VERDICTS.get(code, Verdict.BLOCKED), reason, retry_after_seconds=after)
+
+
+def _retry_delay_seconds(error: grpc.aio.AioRpcError) -> float | None:
+    """How long the collector asks to be left alone for, where the status carries a `RetryInfo`."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for detail in Status.FromString(value).details:
+                info = RetryInfo()
+                if detail.Unpack(info):
+                    delay: float = info.retry_delay.ToTimedelta().total_seconds()
+                    return delay
+    return None
+
+
+def _credentials(settings: ExporterSettings) -> grpc.ChannelCredentials:
+    def read(path: Path | None) -> bytes | None:
+        return path.read_bytes() if path is not None else None
+
+    return grpc.ssl_channel_credentials(
+        root_certificates=read(settings.certificate),
+        private_key=read(settings.client_key),
+        certificate_chain=read(settings.client_certificate),
+    )
