@@ -90,13 +90,16 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    writes = tracing.routes(ingest, body_max_bytes=settings.body_max_bytes)
-    app.router.routes.extend(writes)
+    direct = [
+        *tracing.routes(ingest, body_max_bytes=settings.body_max_bytes),
+        delivery_routes.retry_route(database, exporter, delivery, body_max_bytes=settings.body_max_bytes),
+    ]
+    app.router.routes.extend(direct)
     app.include_router(traces.router(database, sweeper, keys, jaeger_url=settings.jaeger_url))
-    app.include_router(delivery_routes.router(database, exporter, delivery, status))
+    app.include_router(delivery_routes.status_router(database, exporter, delivery, status))
     app.include_router(operations.router(database))
     app.add_middleware(RawPath)
     # Added last, so asked first.
-    app.add_middleware(DirectRoutes, routes=writes)
+    app.add_middleware(DirectRoutes, routes=direct)
     problems.install(app)
     return app

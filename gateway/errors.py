@@ -4,6 +4,7 @@ PerfTracerError
 ├── StartError              the process cannot start; its message is one clear line
 │   ├── SettingsError
 │   └── SchemaError
+├── DeliveryOff             there is nobody to deliver to
 ├── EventError              the client's fault; a retry of the same event changes nothing
 │   ├── TraceNotFound
 │   └── TraceConflict
@@ -34,6 +35,10 @@ class SettingsError(StartError):
 
 class SchemaError(StartError):
     """The database has a schema that this version cannot serve."""
+
+
+class DeliveryOff(PerfTracerError):
+    """Delivery is turned off by OTEL_TRACES_EXPORTER=none."""
 
 
 class EventError(PerfTracerError):

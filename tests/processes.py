@@ -57,7 +57,9 @@ class Process:
 
         with self._changed:
             self._changed.wait_for(is_there, timeout=seconds)
-        assert found, f"{self.command} did not print {pattern!r}, but:\n{self.output}"
+        if not found:
+            self.kill()
+            raise AssertionError(f"{self.command} did not print {pattern!r}, but:\n{self.output}")
         return found[0]
 
     def kill(self) -> None:

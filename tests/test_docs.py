@@ -55,6 +55,8 @@ def test_every_route_is_documented_with_the_answers_it_gives(schema: dict[str, A
         "GET /api/traces": {"200", "422", "503"},
         "GET /api/traces/{trace_tag}": {"200", "422", "503"},
         "DELETE /api/traces/{trace_tag}": {"204", "422", "503"},
+        "GET /api/delivery": {"200", "503"},
+        "POST /api/delivery/retry": {"200", "409", "413", "422", "503"},
         "GET /healthz": {"200", "503"},
     }
 

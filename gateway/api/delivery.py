@@ -3,14 +3,16 @@
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Response
 
 from gateway.api import answers
+from gateway.api.direct import DirectRoute
 from gateway.delivery import replay
 from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.status import Status
+from gateway.errors import DeliveryOff
 from gateway.settings import ExporterSettings
 from gateway.store import outbox
 from gateway.store.engine import Database
@@ -23,13 +25,16 @@ _UNAVAILABLE: Mapping[int | str, dict[str, Any]] = {
 }
 _REFUSED: Mapping[int | str, dict[str, Any]] = {
     409: {"model": Problem, "description": "Delivery is turned off."},
+    413: {"model": Problem, "description": "The body is too large."},
     422: {"model": FieldProblems, "description": "A field cannot be used."},
     **_UNAVAILABLE,
 }
 
 
-def router(database: Database, exporter: ExporterSettings, loop: DeliveryLoop | None, status: Status) -> APIRouter:
-    """The routes of delivery; `loop` is None where it is turned off."""
+def status_router(
+    database: Database, exporter: ExporterSettings, loop: DeliveryLoop | None, status: Status
+) -> APIRouter:
+    """How delivery is; `loop` is None where it is turned off."""
     routes = APIRouter(prefix="/api/delivery", tags=["delivery"])
 
     @routes.get("", response_model=DeliveryStatus, responses={**_UNAVAILABLE})
@@ -61,23 +66,36 @@ def router(database: Database, exporter: ExporterSettings, loop: DeliveryLoop | 
             }
         )
 
-    @routes.post("/retry", response_model=DeliveryRetried, responses={**_REFUSED})
-    async def retry_delivery(selection: Annotated[RetryDelivery | None, Body()] = None) -> Response:
+    return routes
+
+
+def retry_route(
+    database: Database, exporter: ExporterSettings, loop: DeliveryLoop | None, *, body_max_bytes: int
+) -> DirectRoute:
+    """Sending again what was rejected, or everything."""
+
+    async def retry_delivery(selection: RetryDelivery) -> dict[str, Any]:
         """Send rejected traces again; with `replay`, also those that were delivered, or ended while delivery was off.
 
         What is already waiting is not touched. Times are those at which a trace ended, by the gateway's clock.
         """
         if loop is None:
-            return answers.JsonResponse({"detail": "Delivery is turned off by OTEL_TRACES_EXPORTER=none."}, 409)
-        selection = selection or RetryDelivery.model_validate({})
+            raise DeliveryOff
         chosen = Selection(selection.trace_tag, _nanoseconds(selection.since), _nanoseconds(selection.until))
         queued = await replay.retry_rejected(database, chosen)
         if selection.replay:
             queued += await replay.replay(database, chosen, exporter.resource_attributes)
         loop.wake()
-        return answers.JsonResponse({"queued_traces": queued})
+        return {"queued_traces": queued}
 
-    return routes
+    return DirectRoute(
+        "/api/delivery/retry",
+        retry_delivery,
+        body_max_bytes=body_max_bytes,
+        response_model=DeliveryRetried,
+        responses={**_REFUSED},
+        tags=["delivery"],
+    )
 
 
 def _nanoseconds(moment: datetime | None) -> int | None:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from gateway.api.answers import JsonResponse
-from gateway.errors import TraceConflict, TraceNotFound, Unavailable
+from gateway.errors import DeliveryOff, TraceConflict, TraceNotFound, Unavailable
 
 INPUT_MAX_CHARACTERS = 200
 """An `input` longer than this is left out of an answer: it would only echo what was sent."""
@@ -22,7 +22,13 @@ class BodyTooLarge(Exception):
         super().__init__(f"The body is larger than {max_bytes} bytes.")
 
 
-_STATUS: Mapping[type[Exception], int] = {TraceNotFound: 404, TraceConflict: 409, BodyTooLarge: 413, Unavailable: 503}
+_STATUS: Mapping[type[Exception], int] = {
+    TraceNotFound: 404,
+    TraceConflict: 409,
+    DeliveryOff: 409,
+    BodyTooLarge: 413,
+    Unavailable: 503,
+}
 
 ANSWERED: tuple[type[Exception], ...] = (*_STATUS, RequestValidationError)
 """The errors that `answer_to` knows an answer to."""
