@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from bench.servers import LOAD_CORE, ROOT, served
+from bench.outage import measure_outage
+from bench.servers import LOAD_CORE, ROOT, SERVER_CORE, served
 
 CONNECTIONS = 32
 OPEN_TRACES = 64
@@ -21,17 +22,22 @@ OPEN_TRACES = 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("figures", nargs="*", default=list(FIGURES), help=f"which ones: {', '.join(FIGURES)}")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured, in turn")
     parser.add_argument("--seconds", type=int, default=5, help="how long each measurement lasts")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_args()
+    if unknown := set(options.figures) - FIGURES.keys():
+        parser.error(f"no such figure: {', '.join(sorted(unknown))}")
     if shutil.which("wrk") is None:
         sys.exit("bench needs wrk (on Debian: apt-get install wrk)")
-    figures = single_steps(options.rounds, options.seconds)
-    for name, value in figures.items():
+    measured: dict[str, float] = {}
+    for name in options.figures:
+        measured |= FIGURES[name](options.rounds, options.seconds)
+    for name, value in measured.items():
         print(f"{name:60} {value:12.3f}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(measured, indent=2) + "\n")
 
 
 def single_steps(rounds: int, seconds: int) -> dict[str, float]:
@@ -51,6 +57,39 @@ def single_steps(rounds: int, seconds: int) -> dict[str, float]:
         "single step, requests/s": statistics.median(steps),
         "single step / bare ASGI reply": statistics.median(s / b for s, b in zip(steps, bare, strict=True)),
     }
+
+
+def export(rounds: int, _seconds: int) -> dict[str, float]:
+    """Spans per second from outbox to a collector that answers at once, next to the SDK's own way there."""
+    ours: list[float] = []
+    sdk: list[float] = []
+    with served("bench.sink:app", core=LOAD_CORE) as url:
+        for _ in range(rounds):
+            ours.append(spans_per_second("ours", f"{url}/v1/traces"))
+            sdk.append(spans_per_second("sdk", f"{url}/v1/traces"))
+    return {
+        "outbox to collector, spans/s": statistics.median(ours),
+        "SDK tracer, processor, exporter, spans/s": statistics.median(sdk),
+        "outbox / SDK": statistics.median(o / s for o, s in zip(ours, sdk, strict=True)),
+    }
+
+
+def spans_per_second(way: str, endpoint: str) -> float:
+    command = [sys.executable, "-m", "bench.export", way, endpoint]
+    printed = subprocess.run(
+        command,
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+    ).stdout
+    return float(printed)
+
+
+def outage(_rounds: int, _seconds: int) -> dict[str, float]:
+    """Ten minutes without a collector, by delivery's clock, in which 100,000 spans arrive."""
+    return measure_outage()
 
 
 def open_traces(url: str) -> None:
@@ -77,6 +116,8 @@ def requests_per_second(url: str, seconds: int) -> float:
     assert found is not None
     return float(found[1])
 
+
+FIGURES = {"step": single_steps, "export": export, "outage": outage}
 
 if __name__ == "__main__":
     main()

@@ -14,19 +14,31 @@ LOAD_CORE = 1
 
 
 @contextmanager
-def served(application: str, env: Mapping[str, str] | None = None) -> Iterator[str]:
+def served(
+    application: str, env: Mapping[str, str] | None = None, *, core: int = SERVER_CORE, port: int = 0
+) -> Iterator[str]:
     """The URL of `application` (module:name), as long as it is served."""
-    command = [sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--port", "0", "--no-access-log"]
+    with running(application, env, core=core, port=port) as (url, _):
+        yield url
+
+
+@contextmanager
+def running(
+    application: str, env: Mapping[str, str] | None = None, *, core: int = SERVER_CORE, port: int = 0
+) -> Iterator[tuple[str, int]]:
+    """The URL and the process id of `application`, as long as it is served."""
+    uvicorn = [sys.executable, "-m", "uvicorn", application, "--host", "127.0.0.1", "--no-access-log"]
+    command = [*uvicorn, "--port", str(port)]
     server = subprocess.Popen(
         command,
         cwd=ROOT,
         env={**os.environ, **(env or {})},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     try:
-        yield _url(server)
+        yield _url(server), server.pid
     finally:
         server.terminate()
         server.wait()
