@@ -1,8 +1,7 @@
-"""Run every figure and print it, with its ratio to the limit: `uv run python -m bench`."""
+"""Run every figure and print it, with its ratio to a rival or a limit: `uv run python -m bench`."""
 
 import argparse
 import json
-import os
 import re
 import shutil
 import statistics
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from bench.outage import measure_outage
-from bench.servers import LOAD_CORE, ROOT, SERVER_CORE, served
+from bench.servers import LOAD_CORE, ROOT, SERVER_CORE, pinned, served, wrk
 
 CONNECTIONS = 32
 OPEN_TRACES = 64
@@ -47,7 +46,7 @@ def single_steps(rounds: int, seconds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         # Traces stay open, so nothing is delivered; delivery is on all the same.
         gateway_env = {"PERF_TRACER_DATABASE_URL": f"sqlite:///{folder}/bench.db"}
-        with served("bench.bare:app") as bare_url, served("main:app", gateway_env) as gateway_url:
+        with served("bench.bare:service") as bare_url, served("main:app", gateway_env) as gateway_url:
             for _ in range(rounds):
                 bare.append(requests_per_second(bare_url, seconds))
                 open_traces(gateway_url)
@@ -59,11 +58,27 @@ def single_steps(rounds: int, seconds: int) -> dict[str, float]:
     }
 
 
+def open_traces(url: str) -> None:
+    """Open traces for the steps to go to; anew for each round, since a trace has at most so many steps."""
+    with httpx.Client(base_url=url) as client:
+        for number in range(OPEN_TRACES):
+            body = {"trace_tag": "bench", "trace_id": str(number)}
+            client.post("/api/tracing/start", json=body).raise_for_status()
+
+
+def requests_per_second(url: str, seconds: int) -> float:
+    """What wrk reaches, all of it answered with 2xx."""
+    printed = wrk("-t1", f"-c{CONNECTIONS}", f"-d{seconds}", script="step", url=url)
+    found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
+    assert found is not None
+    return float(found[1])
+
+
 def export(rounds: int, _seconds: int) -> dict[str, float]:
     """Spans per second from outbox to a collector that answers at once, next to the SDK's own way there."""
     ours: list[float] = []
     sdk: list[float] = []
-    with served("bench.sink:app", core=LOAD_CORE) as url:
+    with served("bench.bare:collector", core=LOAD_CORE) as url:
         for _ in range(rounds):
             ours.append(spans_per_second("ours", f"{url}/v1/traces"))
             sdk.append(spans_per_second("sdk", f"{url}/v1/traces"))
@@ -77,12 +92,7 @@ def export(rounds: int, _seconds: int) -> dict[str, float]:
 def spans_per_second(way: str, endpoint: str) -> float:
     command = [sys.executable, "-m", "bench.export", way, endpoint]
     printed = subprocess.run(
-        command,
-        check=True,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+        command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(SERVER_CORE)
     ).stdout
     return float(printed)
 
@@ -90,31 +100,6 @@ def spans_per_second(way: str, endpoint: str) -> float:
 def outage(_rounds: int, _seconds: int) -> dict[str, float]:
     """Ten minutes without a collector, by delivery's clock, in which 100,000 spans arrive."""
     return measure_outage()
-
-
-def open_traces(url: str) -> None:
-    """Open traces for the steps to go to; anew for each round, since a trace has at most so many steps."""
-    with httpx.Client(base_url=url) as client:
-        for number in range(OPEN_TRACES):
-            body = {"trace_tag": "bench", "trace_id": str(number)}
-            client.post("/api/tracing/start", json=body).raise_for_status()
-
-
-def requests_per_second(url: str, seconds: int) -> float:
-    """What wrk reaches, all of it answered with 2xx."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "-s", str(ROOT / "bench" / "step.lua"), url]
-    printed = subprocess.run(
-        command,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {LOAD_CORE}),
-    ).stdout
-    if "Non-2xx" in printed or "Socket errors" in printed:
-        raise RuntimeError(f"not every request was answered well:\n{printed}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-    assert found is not None
-    return float(found[1])
 
 
 FIGURES = {"step": single_steps, "export": export, "outage": outage}

@@ -1,16 +1,14 @@
 """A collector that is away for ten minutes of delivery's time, under load."""
 
-import os
 import re
 import socket
-import subprocess
 import tempfile
 import threading
 from pathlib import Path
 
 import httpx
 
-from bench.servers import LOAD_CORE, ROOT, running, served
+from bench.servers import LOAD_CORE, running, served, wrk
 
 OUTAGE_SECONDS = 600
 SPANS = 100_000
@@ -29,7 +27,7 @@ def measure_outage() -> dict[str, float]:
         }
         seconds = OUTAGE_SECONDS // CLOCK_SPEED
         with running("bench.outage_app:app", env) as (url, pid):
-            with served("bench.sink:app", core=LOAD_CORE, port=port):
+            with served("bench.bare:collector", core=LOAD_CORE, port=port):
                 _load(url, 2)
                 _wait_until_delivered(url)
                 idle = _resident_mib(pid)
@@ -41,7 +39,7 @@ def measure_outage() -> dict[str, float]:
                 _, more = _load(url, 5)
                 spans += more // 5 * SPANS_A_TRACE
             waiting = httpx.get(f"{url}/api/delivery").json()["backlog_spans"]
-            with served("bench.sink:app", core=LOAD_CORE, port=port):
+            with served("bench.bare:collector", core=LOAD_CORE, port=port):
                 _wait_until_delivered(url)
                 left = httpx.get(f"{url}/api/delivery").json()["backlog_spans"]
             peak = _peak_mib(pid)
@@ -58,17 +56,7 @@ def measure_outage() -> dict[str, float]:
 
 def _load(url: str, seconds: int) -> tuple[float, int]:
     """Whole traces for so long; p99 in milliseconds, and how many events were acknowledged."""
-    script = ROOT / "bench" / "traces.lua"
-    command = ["wrk", f"-t{CONNECTIONS}", f"-c{CONNECTIONS}", f"-d{seconds}", "--latency", "-s", str(script), url]
-    printed = subprocess.run(
-        command,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {LOAD_CORE}),
-    ).stdout
-    if "Non-2xx" in printed or "Socket errors" in printed:
-        raise RuntimeError(f"not every request was answered well:\n{printed}")
+    printed = wrk(f"-t{CONNECTIONS}", f"-c{CONNECTIONS}", f"-d{seconds}", "--latency", script="traces", url=url)
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", printed)
     requests = re.search(r"(\d+) requests in", printed)
     assert p99 is not None

@@ -1,10 +1,10 @@
-"""Servers under test, all started alike: one uvicorn worker, access log off, on the first core."""
+"""Servers under test, all started alike: one uvicorn worker, access log off, on the first core; load on the second."""
 
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def running(
         env={**os.environ, **(env or {})},
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        preexec_fn=pinned(core),
     )
     try:
         yield _url(server), server.pid
@@ -54,3 +54,23 @@ def _url(server: "subprocess.Popen[str]") -> str:
             threading.Thread(target=server.stderr.read, daemon=True).start()
             return line.split("Uvicorn running on ")[1].split()[0]
     raise RuntimeError(f"the server did not start:\n{''.join(printed)}")
+
+
+def pinned(core: int) -> Callable[[], None]:
+    """What a child process runs first, to stay on one core."""
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+def wrk(*options: str, script: str, url: str) -> str:
+    """What wrk prints of a load made by one of the scripts here.
+
+    Raises:
+        RuntimeError: a request was not answered with 2xx.
+    """
+    command = ["wrk", *options, "-s", str(ROOT / "bench" / f"{script}.lua"), url]
+    printed = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(LOAD_CORE)
+    ).stdout
+    if "Non-2xx" in printed or "Socket errors" in printed:
+        raise RuntimeError(f"not every request was answered well:\n{printed}")
+    return printed

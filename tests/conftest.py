@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.opentelemetry import Collector, Jaeger, require_binaries
 from tests.processes import Gateway
 
 
@@ -30,3 +31,20 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path)
     yield gateway
     gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def jaeger() -> Iterator[Jaeger]:
+    """The one real Jaeger of the whole run."""
+    require_binaries()
+    jaeger = Jaeger()
+    yield jaeger
+    jaeger.stop()
+
+
+@pytest.fixture(scope="session")
+def collector(jaeger: Jaeger) -> Iterator[Collector]:
+    """The one real collector that stays up, in front of that Jaeger."""
+    collector = Collector(jaeger.otlp_endpoint)
+    yield collector
+    collector.stop()

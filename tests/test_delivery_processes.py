@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,18 +10,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.clients import Client
-from tests.opentelemetry import Collector, Jaeger, require_binaries
+from tests.opentelemetry import Collector, Jaeger
 from tests.otlp_server import OtlpServer, Reply, otlp_server
 from tests.processes import PATIENCE_SECONDS, Gateway
 from tests.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def jaeger() -> Iterator[Jaeger]:
-    require_binaries()
-    jaeger = Jaeger()
-    yield jaeger
-    jaeger.stop()
 
 
 def delivering_to(url: str, **variables: str) -> dict[str, str]:

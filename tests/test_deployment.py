@@ -7,13 +7,11 @@ import shlex
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
@@ -157,21 +155,6 @@ def test_collector_accepts_its_configuration() -> None:
     )
 
     assert validation.returncode == 0, validation.stderr
-
-
-@pytest.fixture(scope="module")
-def jaeger() -> Iterator[Jaeger]:
-    require_binaries()
-    jaeger = Jaeger()
-    yield jaeger
-    jaeger.stop()
-
-
-@pytest.fixture(scope="module")
-def collector(jaeger: Jaeger) -> Iterator[Collector]:
-    collector = Collector(jaeger.otlp_endpoint)
-    yield collector
-    collector.stop()
 
 
 def test_collector_and_jaeger_answer_where_their_health_is_asked_for(collector: Collector, jaeger: Jaeger) -> None:

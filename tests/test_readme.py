@@ -11,26 +11,11 @@ from typing import Any
 import pytest
 
 from tests.clients import Client
-from tests.opentelemetry import Collector, Jaeger, require_binaries
+from tests.opentelemetry import Collector, Jaeger
 from tests.processes import ROOT, Gateway
 
 README = (ROOT / "README.md").read_text()
 WALK_THROUGH = re.findall(r"<!-- walk-through.*?-->\n```sh\n(.*?)```", README, re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def jaeger() -> Iterator[Jaeger]:
-    require_binaries()
-    jaeger = Jaeger()
-    yield jaeger
-    jaeger.stop()
-
-
-@pytest.fixture(scope="module")
-def collector(jaeger: Jaeger) -> Iterator[Collector]:
-    collector = Collector(jaeger.otlp_endpoint)
-    yield collector
-    collector.stop()
 
 
 @pytest.fixture
