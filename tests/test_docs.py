@@ -49,14 +49,14 @@ def test_every_route_is_documented_with_the_answers_it_gives(schema: dict[str, A
     }
 
     assert routes == {
-        "POST /api/tracing/start": {"200", "413", "422", "503"},
-        "POST /api/tracing/step": {"200", "404", "409", "413", "422", "503"},
-        "POST /api/tracing/end": {"200", "404", "413", "422", "503"},
+        "POST /api/tracing/start": {"200", "413", "415", "422", "503"},
+        "POST /api/tracing/step": {"200", "404", "409", "413", "415", "422", "503"},
+        "POST /api/tracing/end": {"200", "404", "413", "415", "422", "503"},
         "GET /api/traces": {"200", "422", "503"},
         "GET /api/traces/{trace_tag}": {"200", "422", "503"},
         "DELETE /api/traces/{trace_tag}": {"204", "422", "503"},
         "GET /api/delivery": {"200", "503"},
-        "POST /api/delivery/retry": {"200", "409", "413", "422", "503"},
+        "POST /api/delivery/retry": {"200", "409", "413", "415", "422", "503"},
         "GET /healthz": {"200", "503"},
     }
 

@@ -26,6 +26,7 @@ _UNAVAILABLE: Mapping[int | str, dict[str, Any]] = {
 _REFUSED: Mapping[int | str, dict[str, Any]] = {
     409: {"model": Problem, "description": "Delivery is turned off."},
     413: {"model": Problem, "description": "The body is too large."},
+    415: {"model": Problem, "description": "The body is compressed otherwise than by gzip."},
     422: {"model": FieldProblems, "description": "A field cannot be used."},
     **_UNAVAILABLE,
 }

@@ -13,15 +13,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.problems import ANSWERED, BodyTooLarge, answer_to
+from gateway.api.bodies import ClientGone, read_body
+from gateway.api.problems import ANSWERED, answer_to
 
 Endpoint = Callable[[Any], Awaitable[dict[str, Any]]]
-
-
-class ClientGone(Exception):
-    """The connection was closed before the request was whole."""
 
 
 class DirectRoute(APIRoute):
@@ -39,7 +36,7 @@ class DirectRoute(APIRoute):
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, also where it cannot be used."""
         try:
-            body = await _read_body(scope, receive, self._body_max_bytes)
+            body = await read_body(scope, receive, self._body_max_bytes)
             answer = to_json(await self._serve(_parse(self._model, body)))
         except ANSWERED as error:
             await answer_to(error)(scope, receive, send)
@@ -64,29 +61,6 @@ class DirectRoutes:
             await serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
-
-
-async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        BodyTooLarge: as soon as that is known, from the length announced or from what has come in.
-        ClientGone: the connection was closed.
-    """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > max_bytes:
-            raise BodyTooLarge(max_bytes)
-    body = b""
-    more = True
-    while more:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body += message.get("body", b"")
-        if len(body) > max_bytes:
-            raise BodyTooLarge(max_bytes)
-        more = message.get("more_body", False)
-    return body
 
 
 def _parse(model: type[BaseModel], body: bytes) -> BaseModel:

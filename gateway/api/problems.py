@@ -9,17 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from gateway.api.answers import JsonResponse
+from gateway.api.bodies import BodyTooLarge, BrokenGzip, UnsupportedEncoding
 from gateway.errors import DeliveryOff, TraceConflict, TraceNotFound, Unavailable
 
 INPUT_MAX_CHARACTERS = 200
 """An `input` longer than this is left out of an answer: it would only echo what was sent."""
-
-
-class BodyTooLarge(Exception):
-    """The request's body is larger than the limit."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"The body is larger than {max_bytes} bytes.")
 
 
 _STATUS: Mapping[type[Exception], int] = {
@@ -27,10 +21,11 @@ _STATUS: Mapping[type[Exception], int] = {
     TraceConflict: 409,
     DeliveryOff: 409,
     BodyTooLarge: 413,
+    UnsupportedEncoding: 415,
     Unavailable: 503,
 }
 
-ANSWERED: tuple[type[Exception], ...] = (*_STATUS, RequestValidationError)
+ANSWERED: tuple[type[Exception], ...] = (*_STATUS, BrokenGzip, RequestValidationError)
 """The errors that `answer_to` knows an answer to."""
 
 
@@ -50,11 +45,14 @@ def install(app: FastAPI) -> None:
 
 def answer_to(error: Exception) -> Response:
     """The answer to a request that ended in one of `ANSWERED`."""
+    if isinstance(error, BrokenGzip):
+        problem = {"type": "gzip_invalid", "loc": ["body"], "msg": "The body should be one whole gzip stream"}
+        return JsonResponse({"detail": [problem]}, 422)
     if isinstance(error, RequestValidationError):
         return JsonResponse({"detail": field_problems(error.errors())}, 422)
     status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
     headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, Unavailable) else None
-    return JsonResponse({"detail": str(error)}, status, headers)
+    return JsonResponse({"detail": str(error) or (type(error).__doc__ or "")}, status, headers)
 
 
 def field_problems(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

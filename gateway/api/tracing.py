@@ -12,6 +12,7 @@ from gateway.wire import AddStep, EndTrace, FieldProblems, Problem, StartTrace, 
 
 _REFUSED: Mapping[int, dict[str, Any]] = {
     413: {"model": Problem, "description": "The body is too large."},
+    415: {"model": Problem, "description": "The body is compressed otherwise than by gzip."},
     422: {"model": FieldProblems, "description": "A field cannot be used."},
     503: {"model": Problem, "description": "Not now; `Retry-After` says when."},
 }

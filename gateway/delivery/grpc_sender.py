@@ -3,11 +3,13 @@
 Source: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 """
 
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -83,11 +85,18 @@ def _retry_delay_seconds(error: grpc.aio.AioRpcError) -> float | None:
     """How long the collector asks to be left alone for, where the status carries a `RetryInfo`."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            for detail in Status.FromString(value).details:
-                info = RetryInfo()
-                if detail.Unpack(info):
-                    delay: float = info.retry_delay.ToTimedelta().total_seconds()
-                    return delay
+            # Details that cannot be read are as good as none: the code alone says enough.
+            with suppress(DecodeError):
+                return _retry_delay(Status.FromString(value))
+    return None
+
+
+def _retry_delay(status: Status) -> float | None:
+    for detail in status.details:
+        info = RetryInfo()
+        if detail.Unpack(info):
+            delay: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+            return delay
     return None
 
 

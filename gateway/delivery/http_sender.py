@@ -5,12 +5,14 @@ Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp
 
 import asyncio
 import gzip
+import json
 import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
-from google.protobuf.json_format import Parse, ParseError
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -82,14 +84,22 @@ def _success(response: aiohttp.ClientResponse, body: bytes) -> Answer:
     message = ExportTraceServiceResponse()
     try:
         if response.content_type == "application/json":
-            Parse(body or b"{}", message, ignore_unknown_fields=True)
+            ParseDict(_json_object(body), message, ignore_unknown_fields=True)
         else:
             message.ParseFromString(body)
-    except (DecodeError, ParseError):
+    except (DecodeError, ParseError, ValueError, RecursionError):
         # Whoever says so is no collector: a login page, say. What was sent there is not delivered.
         words = printable(body[:REASON_MAX_CHARACTERS].decode(errors="replace"))
         return Answer(Verdict.BLOCKED, f"{response.status}, but not the answer of an OTLP endpoint: {words}")
     return success(message, str(response.status))
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """Raises ValueError where `body` is something else."""
+    value = json.loads(body or b"{}")
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 def _retry_after_seconds(value: str | None) -> float | None:
