@@ -19,12 +19,13 @@ from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.sender import sender_for
 from gateway.delivery.status import Status
-from gateway.ingest import Command, Header, Ingest, SealingPolicy
+from gateway.group import Command, Header, Policy
+from gateway.ingest import Ingest
 from gateway.metrics import create_metrics
 from gateway.settings import ExporterSettings
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
-from gateway.timeline import Attributes, Event, EventType
+from gateway.timeline import SECOND, Attributes, Event, EventType
 
 TRACES = 8_000
 STEPS = 5
@@ -56,11 +57,15 @@ async def fill(database: Database, settings: ExporterSettings) -> None:
     """An outbox of sealed traces, made the way that the gateway makes them."""
     ingest = Ingest(
         database,
-        SealingPolicy(delivers=True, resource_attributes=settings.resource_attributes),
+        Policy(
+            delivers=True,
+            resource_attributes=settings.resource_attributes,
+            trace_max_steps=STEPS,
+            idle_timeout_ns=60 * SECOND,
+        ),
         keys=KeyClock(),
         queue_max_events=10**9,
         commit_max_events=1_000,
-        trace_max_steps=STEPS,
         on_sealed=lambda: None,
     )
     ingest.open()

@@ -17,13 +17,15 @@ from gateway.delivery.outbox import Outbox
 from gateway.delivery.sender import sender_for
 from gateway.delivery.status import Status
 from gateway.errors import StartError
-from gateway.ingest import Ingest, SealingPolicy
+from gateway.group import Policy
+from gateway.ingest import Ingest
 from gateway.logs import configure_logs
 from gateway.metrics import create_metrics
 from gateway.settings import ExporterSettings, Settings, load_exporter_settings, load_settings
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
 from gateway.sweeper import Sweeper
+from gateway.timeline import SECOND
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +57,22 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     )
     status = Status(create_metrics())
     delivery = DeliveryLoop(outbox, sender_for(exporter), status, now=time.monotonic) if exporter.enabled else None
+    policy = Policy(
+        delivers=exporter.enabled,
+        resource_attributes=exporter.resource_attributes,
+        trace_max_steps=settings.trace_max_steps,
+        idle_timeout_ns=round(settings.idle_timeout_seconds * SECOND),
+    )
+    wake_delivery = delivery.wake if delivery else lambda: None
     ingest = Ingest(
         database,
-        SealingPolicy(delivers=exporter.enabled, resource_attributes=exporter.resource_attributes),
+        policy,
         keys=keys,
         queue_max_events=settings.queue_max_events,
         commit_max_events=settings.commit_max_events,
-        trace_max_steps=settings.trace_max_steps,
-        on_sealed=delivery.wake if delivery else lambda: None,
+        on_sealed=wake_delivery,
     )
-    sweeper = Sweeper(database)
+    sweeper = Sweeper(database, policy, keys=keys, on_sealed=wake_delivery)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

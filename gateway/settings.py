@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     body_max_bytes: int = Field(default=1024 * 1024, ge=1024)
     """The largest request body; a larger one is answered with 413."""
 
+    idle_timeout_seconds: float = Field(default=1800.0, gt=0)
+    """A trace without an event for this long ends as `abandoned`, at its last mark, and is delivered."""
+
     trace_max_steps: int = Field(default=10_000, ge=1)
     """Steps that one trace may have; one more is answered with 409."""
 

@@ -1,24 +1,42 @@
-"""What is done in the background, in small batches that never hold up ingest: removing the rows of deleted traces."""
+"""What is done in the background, in small batches that never hold up ingest.
+
+Any number of processes may sweep one database: each batch is a transaction that decides on what it finds, and loses
+to whoever was faster.
+"""
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
+from sqlalchemy import Connection
+
 from gateway.errors import StoreUnavailable
+from gateway.group import Group, Policy
 from gateway.store import deletion
 from gateway.store.engine import Database
+from gateway.store.keys import KeyClock
+from gateway.timeline import SECOND
 
 logger = logging.getLogger(__name__)
 
 ROWS_A_BATCH = 2_000
+TRACES_A_BATCH = 200
 SWEEP_SECONDS = 60.0
+"""How often to sweep at least; more often where the idle timeout is shorter."""
 
 
 class Sweeper:
-    """Empties deleted tags when woken, and looks for what is left every minute."""
+    """Abandons idle traces, and removes the rows of deleted ones."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, policy: Policy, *, keys: KeyClock, on_sealed: Callable[[], None]) -> None:
+        """`on_sealed` is called after each commit that put spans into the outbox."""
         self._database = database
+        self._policy = policy
+        self._keys = keys
+        self._on_sealed = on_sealed
+        self._sweep_seconds = min(SWEEP_SECONDS, policy.idle_timeout_ns / SECOND / 2)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -39,12 +57,28 @@ class Sweeper:
     async def _sweep_until_closed(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), SWEEP_SECONDS)
+                await asyncio.wait_for(self._woken.wait(), self._sweep_seconds)
             self._woken.clear()
             try:
+                await self._abandon_idle()
                 await self._empty_deleted()
             except StoreUnavailable:
-                logger.warning("deleted traces could not be removed now; trying again in %d s", SWEEP_SECONDS)
+                logger.warning("the database could not be swept now; trying again in %g s", self._sweep_seconds)
+            except Exception:
+                logger.exception("the database could not be swept; trying again in %g s", self._sweep_seconds)
+
+    async def _abandon_idle(self) -> None:
+        looked_at = TRACES_A_BATCH
+        while looked_at == TRACES_A_BATCH:
+            looked_at, any_sealed = await self._database.write(self._abandon_batch)
+            if any_sealed:
+                self._on_sealed()
+
+    def _abandon_batch(self, connection: Connection) -> tuple[int, bool]:
+        group = Group(connection, self._policy, self._keys)
+        looked_at = group.abandon_idle(time.time_ns() // 1000 * 1000, limit=TRACES_A_BATCH)
+        group.save()
+        return looked_at, bool(group.outbox)
 
     async def _empty_deleted(self) -> None:
         for trace_tag in await self._database.read(deletion.tags_to_empty):

@@ -8,6 +8,7 @@ thread of the server), or reset the connection. Both protocols have one interfac
 """
 
 import asyncio
+import gzip
 import os
 import select
 import socket
@@ -19,7 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -44,13 +45,15 @@ from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.sender import sender_for
 from gateway.delivery.status import Status
-from gateway.ingest import Command, Header, Ingest, SealingPolicy
+from gateway.group import Command, Header, Policy
+from gateway.ingest import Ingest
 from gateway.metrics import create_metrics
 from gateway.settings import ExporterSettings
 from gateway.store import timelines
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
 from gateway.store.timelines import Receipt
+from gateway.timeline import SECOND
 from tests.builders import T0, end, start, step
 from tests.waiting import wait_until
 
@@ -61,6 +64,7 @@ PATIENCE_SECONDS = 15.0
 SPEED = 500
 """Seconds that pass on the gateway's clocks in one second of real time."""
 TRACE_TAG = "checkout"
+_BEGUN_AT = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,11 @@ Script = Callable[[Request], Answer]
 class ScriptedCollector(ABC):
     """Requests it was sent, and how it answers them: `script` may be replaced at any time."""
 
-    def __init__(self) -> None:
+    port: int
+    scheme = "http"
+
+    def __init__(self, host: str) -> None:
+        self.authority_host = f"[{host}]" if ":" in host else host
         self.script: Script = lambda _: self.success()
         self.requests: list[Request] = []
         self.resets_before_body = 0
@@ -115,9 +123,6 @@ class ScriptedCollector(ABC):
         self.released = threading.Event()
         """What scripts that hang wait for; set at the latest when the collector closes."""
         self._changed = threading.Condition()
-
-    port: int
-    scheme = "http"
 
     @property
     @abstractmethod
@@ -171,15 +176,16 @@ class ScriptedCollector(ABC):
 
     def _resets_this_one(self) -> bool:
         with self._changed:
-            self.resets_before_body -= 1
-            return self.resets_before_body >= 0
+            resets = self.resets_before_body > 0
+            self.resets_before_body -= resets
+            return resets
 
 
 class HttpCollector(ScriptedCollector):
-    def __init__(self, port: int = 0, certificate: Path | None = None) -> None:
+    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", certificate: Path | None = None) -> None:
         """`certificate` is a file with a key and its certificate."""
-        super().__init__()
-        self._server = _QuietHttpServer(("127.0.0.1", port), self._handler())
+        super().__init__(host)
+        self._server = _QuietHttpServer(host, port, self._handler())
         self.port = self._server.server_address[1]
         if certificate is not None:
             self.scheme = "https"
@@ -192,7 +198,7 @@ class HttpCollector(ScriptedCollector):
 
     @property
     def exporter(self) -> dict[str, Any]:
-        return {"protocol": "http/protobuf", "endpoint": f"{self.scheme}://127.0.0.1:{self.port}/v1/traces"}
+        return {"protocol": "http/protobuf", "endpoint": f"{self.scheme}://{self.authority_host}:{self.port}/v1/traces"}
 
     def open(self) -> None:
         self._thread.start()
@@ -217,6 +223,8 @@ class HttpCollector(ScriptedCollector):
                 if collector._resets_this_one():
                     return self._reset()
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers["content-encoding"] == "gzip":
+                    body = gzip.decompress(body)
                 answer = collector._take(body, {name.lower(): value for name, value in self.headers.items()})
                 if answer is Misbehaviour.RESET:
                     return self._reset()
@@ -244,6 +252,10 @@ class HttpCollector(ScriptedCollector):
 
 
 class _QuietHttpServer(ThreadingHTTPServer):
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = family_of(host)
+        super().__init__((host, port), handler)
+
     def handle_error(self, *_: Any) -> None:
         """Clients that went away, or do not trust the certificate, are what these tests are about."""
 
@@ -251,9 +263,9 @@ class _QuietHttpServer(ThreadingHTTPServer):
 class GrpcCollector(ScriptedCollector):
     """A gRPC server behind a relay that can reset connections, which a gRPC server cannot."""
 
-    def __init__(self, port: int = 0, certificate: Path | None = None) -> None:
+    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", certificate: Path | None = None) -> None:
         """`certificate` is a file with a key and its certificate."""
-        super().__init__()
+        super().__init__(host)
         self._server = grpc.server(ThreadPoolExecutor(16))
         export = grpc.unary_unary_rpc_method_handler(self._export)
         service = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -265,13 +277,13 @@ class GrpcCollector(ScriptedCollector):
             pem = certificate.read_bytes()
             credentials = grpc.ssl_server_credentials([(pem, pem)])
             behind = self._server.add_secure_port("127.0.0.1:0", credentials)
-        self._relay = _Relay(port, behind, self._resets_this_one)
+        self._relay = _Relay(host, port, behind, self._resets_this_one)
         self.port = self._relay.server_address[1]
         self._thread = threading.Thread(target=self._relay.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
     def exporter(self) -> dict[str, Any]:
-        return {"protocol": "grpc", "endpoint": f"{self.scheme}://127.0.0.1:{self.port}"}
+        return {"protocol": "grpc", "endpoint": f"{self.scheme}://{self.authority_host}:{self.port}"}
 
     def open(self) -> None:
         self._server.start()
@@ -291,7 +303,11 @@ class GrpcCollector(ScriptedCollector):
     def _export(self, body: bytes, context: Any) -> bytes:
         answer = self._take(body, dict(context.invocation_metadata()))
         if answer is Misbehaviour.RESET:
-            self._relay.reset_all()
+            gone = threading.Event()
+            if context.add_callback(gone.set):
+                # The relay's own port, as the server sees it.
+                self._relay.reset(int(context.peer().rsplit(":", 1)[1]))
+                gone.wait()
             return b""
         assert isinstance(answer, GrpcAnswer)
         context.set_code(answer.code)
@@ -305,49 +321,51 @@ class _Relay(ThreadingTCPServer):
 
     allow_reuse_address = True
 
-    def __init__(self, port: int, behind: int, resets_this_one: Callable[[], bool]) -> None:
-        self._resetting, self._reset = socket.socketpair()
+    def __init__(self, host: str, port: int, behind: int, resets_this_one: Callable[[], bool]) -> None:
+        self._resets: dict[int, socket.socket] = {}
         self._behind = behind
         self._resets_this_one = resets_this_one
-        super().__init__(("127.0.0.1", port), self._handler())
+        self.address_family = family_of(host)
+        super().__init__((host, port), self._handler())
+
+    def reset(self, port: int) -> None:
+        """Reset the connection that reaches the server from this port, if it is still there."""
+        if (resets := self._resets.get(port)) is not None:
+            resets.shutdown(socket.SHUT_WR)
 
     def reset_all(self) -> None:
-        """Reset every connection there is; those that come later are served."""
-        # Readable for every thread that selects on it, until a new pair takes its place.
-        resetting, reset_ = self._resetting, self._reset
-        self._resetting, self._reset = socket.socketpair()
-        reset_.close()
-        self._retired.append(resetting)
-
-    def server_close(self) -> None:
-        super().server_close()
-        for one in (self._resetting, self._reset, *self._retired):
-            one.close()
-
-    @property
-    def _retired(self) -> list[socket.socket]:
-        return self.__dict__.setdefault("retired", [])
+        for port in list(self._resets):
+            self.reset(port)
 
     def _handler(self) -> type[BaseRequestHandler]:
         relay = self
 
         class Handler(BaseRequestHandler):
             def handle(self) -> None:
-                resetting = relay._resetting
+                resets, resetting = socket.socketpair()
+                with resets, resetting, socket.create_connection(("127.0.0.1", relay._behind)) as behind:
+                    port = behind.getsockname()[1]
+                    relay._resets[port] = resets
+                    try:
+                        self._pass_on(behind, resetting)
+                    finally:
+                        del relay._resets[port]
+
+            def _pass_on(self, behind: socket.socket, resetting: socket.socket) -> None:
+                """Until either end has enough, or `resetting` is at its end."""
                 seen = b""
-                with socket.create_connection(("127.0.0.1", relay._behind)) as behind:
-                    ways = {self.request: behind, behind: self.request}
-                    while True:
-                        ready, _, _ = select.select([resetting, *ways], [], [])
-                        if resetting in ready:
+                ways = {self.request: behind, behind: self.request}
+                while True:
+                    ready, _, _ = select.select([resetting, *ways], [], [])
+                    if resetting in ready:
+                        return reset(self.request)
+                    for one in ready:
+                        passed = one.recv(65536)
+                        if not passed:
+                            return None
+                        if one is self.request and relay._resets_this_one_request(seen := seen + passed):
                             return reset(self.request)
-                        for one in ready:
-                            passed = one.recv(65536)
-                            if not passed:
-                                return None
-                            if one is self.request and relay._resets_this_one_request(seen := seen + passed):
-                                return reset(self.request)
-                            ways[one].sendall(passed)
+                        ways[one].sendall(passed)
 
         return Handler
 
@@ -366,6 +384,10 @@ def _has_headers_frame(sent: bytes) -> bool:
     return False
 
 
+def family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def reset(connection: socket.socket) -> None:
     """End a connection by RST instead of FIN."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -373,12 +395,14 @@ def reset(connection: socket.socket) -> None:
     os.close(connection.detach())
 
 
-COLLECTORS = {"http": HttpCollector, "grpc": GrpcCollector}
+COLLECTORS: dict[str, Callable[..., ScriptedCollector]] = {"http": HttpCollector, "grpc": GrpcCollector}
 
 
 @contextmanager
-def scripted_collector(protocol: str, port: int = 0, certificate: Path | None = None) -> Iterator[ScriptedCollector]:
-    collector = COLLECTORS[protocol](port, certificate)
+def scripted_collector(
+    protocol: str, port: int = 0, *, host: str = "127.0.0.1", certificate: Path | None = None
+) -> Iterator[ScriptedCollector]:
+    collector = COLLECTORS[protocol](port, host=host, certificate=certificate)
     collector.open()
     try:
         yield collector
@@ -408,12 +432,12 @@ def self_signed_certificate(folder: Path, name: str) -> Path:
 
 def simulated_now() -> float:
     """The gateway's monotonic clock, in seconds."""
-    return time.monotonic() * SPEED
+    return (time.monotonic() - _BEGUN_AT) * SPEED
 
 
 def simulated_now_ns() -> int:
     """The gateway's wall clock."""
-    return T0 + time.monotonic_ns() * SPEED
+    return T0 + round(simulated_now() * SECOND)
 
 
 class Delivery:
@@ -436,11 +460,10 @@ class Delivery:
         self.loop = DeliveryLoop(outbox, sender_for(exporter), status, now=simulated_now, pace=1 / SPEED)
         self.ingest = Ingest(
             database,
-            SealingPolicy(delivers=True, resource_attributes={}),
+            Policy(delivers=True, resource_attributes={}, trace_max_steps=10_000, idle_timeout_ns=10**15),
             keys=KeyClock(),
             queue_max_events=10_000,
             commit_max_events=10_000,
-            trace_max_steps=10,
             on_sealed=self.loop.wake,
         )
         self._events = asyncio.new_event_loop()
@@ -450,8 +473,15 @@ class Delivery:
         self._thread.start()
         self._run(self._open())
 
+    def begin_to_close(self) -> "Future[None]":
+        """Its result is there once everything is closed. When this returns, delivery knows that it must stop."""
+        closed = asyncio.run_coroutine_threadsafe(self._close(), self._events)
+        # The loop takes turns: when this has had one, the stop has had its own.
+        self._run(asyncio.sleep(0))
+        return closed
+
     def close(self) -> None:
-        self._run(self._close())
+        self.begin_to_close().result(PATIENCE_SECONDS)
         self._events.call_soon_threadsafe(self._events.stop)
         self._thread.join()
         self._events.close()
@@ -496,8 +526,8 @@ class Delivery:
         await self.loop.open()
 
     async def _close(self) -> None:
-        await self.ingest.close()
         await self.loop.close()
+        await self.ingest.close()
 
     async def _seal(self, trace_ids: Sequence[str], size: int) -> None:
         now_ns = simulated_now_ns()

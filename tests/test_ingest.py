@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from gateway.errors import QueueFull, StoreUnavailable, TraceConflict, TraceNotFound
-from gateway.ingest import Applied, Command, Header, Ingest, SealingPolicy
+from gateway.group import Applied, Command, Header, Policy
+from gateway.ingest import Ingest
 from gateway.store import timelines
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
-from gateway.timeline import Event
+from gateway.timeline import SECOND, Event
 from tests.builders import T0, end, start, step
 
 
@@ -30,10 +31,10 @@ class Bench:
         self.sealed: list[None] = []
         self.ingest = Ingest(
             self.database,
-            SealingPolicy(delivers=True, resource_attributes={}),
+            Policy(delivers=True, resource_attributes={}, trace_max_steps=3, idle_timeout_ns=SECOND),
             keys=KeyClock(),
             on_sealed=lambda: self.sealed.append(None),
-            **{"queue_max_events": 100, "commit_max_events": 100, "trace_max_steps": 3, **limits},
+            **{"queue_max_events": 100, "commit_max_events": 100, **limits},
         )
 
     async def count(self, table: str) -> int:

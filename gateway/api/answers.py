@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from gateway.ingest import Applied
+from gateway.group import Applied
 from gateway.store.timelines import Receipt
 from gateway.timeline import Step, Timeline, TraceError
 from gateway.trace_context import format_traceparent

@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.api import answers
 from gateway.api.direct import DirectRoute
-from gateway.ingest import Command, Header, Ingest
+from gateway.group import Command, Header
+from gateway.ingest import Ingest
 from gateway.trace_context import normalize_tracestate
 from gateway.wire import AddStep, EndTrace, FieldProblems, Problem, StartTrace, StepAdded, TraceEnded, TraceStarted
 

@@ -78,6 +78,26 @@ def deleted_keys(connection: Connection, trace_tags: Collection[str]) -> dict[st
     return found
 
 
+def load_due(connection: Connection, now_ns: int, *, limit: int) -> list[Trace]:
+    """Up to `limit` open traces that the sweeper must look at by now, the longest due first."""
+    traces = tables.traces
+    due = select(*traces.columns).where(traces.c.wake_at_ns <= now_ns).order_by(traces.c.wake_at_ns).limit(limit)
+    return [trace_from(row) for row in connection.execute(due)]
+
+
+def rearm(connection: Connection, traces: Collection[Trace]) -> None:
+    """Have the sweeper look at these open traces at their new `wake_at_ns`.
+
+    Raises:
+        LostRace: somebody saved one of them since it was loaded.
+    """
+    for trace in traces:
+        trace.version += 1
+    rows = sorted((trace.wake_at_ns, trace.version, trace.run_key, trace.shard, trace.version) for trace in traces)
+    if _UPDATE_WAKE.execute_many(connection, rows) != len(rows):
+        raise LostRace
+
+
 def save_traces(connection: Connection, traces: Iterable[Trace]) -> None:
     """Insert new traces and update known ones, each only if nobody saved it since it was loaded.
 
@@ -207,6 +227,7 @@ _SELECT_MARKS = Prepared(_select_marks)
 _SELECT_TAGS = Prepared(_select_tags)
 _UPDATE_OPEN = Prepared(lambda _: _update_trace(_CHANGING_WHILE_OPEN))
 _UPDATE_SEALED = Prepared(lambda _: _update_trace(_CHANGING_AT_SEALING))
+_UPDATE_WAKE = Prepared(lambda _: _update_trace(("wake_at_ns", "version")))
 _INSERT_TRACE = Prepared(lambda _: insert(tables.traces))
 _INSERT_MARK = Prepared(lambda _: insert(tables.marks))
 _INSERT_TAG = Prepared(lambda _: upsert(tables.tags).on_conflict_do_nothing())
