@@ -19,9 +19,10 @@ from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.sender import sender_for
 from gateway.delivery.status import Status
-from gateway.group import Command, Header, Policy
+from gateway.group import Policy, Single
 from gateway.ingest import Ingest
 from gateway.metrics import create_metrics
+from gateway.runs import Header
 from gateway.settings import ExporterSettings
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
@@ -62,6 +63,7 @@ async def fill(database: Database, settings: ExporterSettings) -> None:
             resource_attributes=settings.resource_attributes,
             trace_max_steps=STEPS,
             idle_timeout_ns=60 * SECOND,
+            settle_ns=SECOND,
         ),
         keys=KeyClock(),
         queue_max_events=10**9,
@@ -71,7 +73,7 @@ async def fill(database: Database, settings: ExporterSettings) -> None:
     ingest.open()
     for number in range(TRACES):
         for event in events(time.time_ns()):
-            answer = ingest.submit(Command("checkout", str(number), event, Header()))
+            answer = ingest.submit(Single("checkout", str(number), event, Header()))
     await answer
     await ingest.close()
 

@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from gateway.api import batch, operations, problems, traces, tracing
 from gateway.api import delivery as delivery_routes
-from gateway.api import operations, problems, traces, tracing
 from gateway.api.direct import DirectRoutes
 from gateway.api.paths import RawPath
 from gateway.delivery.loop import DeliveryLoop
@@ -55,13 +55,15 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
         max_bytes=settings.delivery_max_request_bytes,
         now_ns=time.time_ns,
     )
-    status = Status(create_metrics())
+    metrics = create_metrics()
+    status = Status(metrics)
     delivery = DeliveryLoop(outbox, sender_for(exporter), status, now=time.monotonic) if exporter.enabled else None
     policy = Policy(
         delivers=exporter.enabled,
         resource_attributes=exporter.resource_attributes,
         trace_max_steps=settings.trace_max_steps,
         idle_timeout_ns=round(settings.idle_timeout_seconds * SECOND),
+        settle_ns=round(settings.settle_seconds * SECOND),
     )
     wake_delivery = delivery.wake if delivery else lambda: None
     ingest = Ingest(
@@ -100,6 +102,9 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     )
     direct = [
         *tracing.routes(ingest, body_max_bytes=settings.body_max_bytes),
+        batch.route(
+            ingest, metrics, body_max_bytes=settings.body_max_bytes, batch_max_events=settings.batch_max_events
+        ),
         delivery_routes.retry_route(database, exporter, delivery, body_max_bytes=settings.body_max_bytes),
     ]
     app.router.routes.extend(direct)

@@ -5,31 +5,23 @@ it outlives the transaction.
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
-from gateway import spans, timeline
-from gateway.errors import TraceNotFound
+from gateway import runs, spans, timeline
+from gateway.errors import EventError, TraceNotFound
+from gateway.runs import Header
 from gateway.store import batches
 from gateway.store.batches import Address, OutboxEntry, TraceKey
 from gateway.store.keys import KeyClock, shard_of
 from gateway.timeline import DeliveryState, Event, EventType, Mark, Outcome, Timeline, Trace
-from gateway.trace_context import SAMPLED, noted, parse_traceparent, trace_id_from
+from gateway.trace_context import SAMPLED, trace_id_from
 
 
 @dataclass(slots=True)
-class Header:
-    """What the start of a trace says about the trace as a whole."""
-
-    service: str | None = None
-    traceparent: str | None = None
-    tracestate: str = ""
-
-
-@dataclass(slots=True)
-class Command:
+class Single:
     """A single event, and the trace that it is addressed to."""
 
     trace_tag: str
@@ -38,6 +30,56 @@ class Command:
     event: Event
     header: Header | None = None
     """For starts."""
+
+    weight = 1
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        return [(self.trace_tag, self.trace_id, "")]
+
+    @property
+    def ending(self) -> Sequence[Address]:
+        """Of the traces that it may seal: its own, or the one that it supersedes."""
+        return self.addresses if self.event.ends_trace or self.event.type is EventType.START else ()
+
+
+@dataclass(slots=True)
+class RunEvents:
+    """Events of one batched trace, by seq, and the run that they are addressed to."""
+
+    trace_tag: str
+    trace_id: str
+    run: str
+    header: Header
+    events: Sequence[tuple[int, Event]]
+
+    @property
+    def address(self) -> Address:
+        return (self.trace_tag, self.trace_id, self.run)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Events of any number of runs, sent in one request."""
+
+    runs: Sequence[RunEvents]
+
+    @property
+    def weight(self) -> int:
+        return max(1, sum(len(run.events) for run in self.runs))
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        return [run.address for run in self.runs]
+
+    @property
+    def ending(self) -> Sequence[Address]:
+        """Of the traces that it may seal."""
+        return [run.address for run in self.runs if any(event.ends_trace for _, event in run.events)]
+
+
+Command = Single | Batch
+"""What one request asks for. `weight` is how many events that is."""
 
 
 @dataclass(slots=True)
@@ -54,6 +96,19 @@ class Applied:
     """The whole of the trace, where the event ended it."""
 
 
+@dataclass(slots=True)
+class BatchApplied:
+    """What came of a batch: everything that is not refused is on disk."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    refused: list[tuple[int, int, EventError]] = field(default_factory=list)
+    """The index of the run in the batch, that of the event in the run, and why."""
+
+
+Result = Applied | BatchApplied
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What deciding needs to know of the settings."""
@@ -62,6 +117,8 @@ class Policy:
     resource_attributes: Mapping[str, str]
     trace_max_steps: int
     idle_timeout_ns: int
+    settle_ns: int
+    """How long a run whose end has arrived waits for what is missing."""
 
 
 class Group:
@@ -71,51 +128,68 @@ class Group:
         self._connection = connection
         self._policy = policy
         self._keys = keys
-        self._open: dict[Address, Trace] = {}
+        self._known: dict[Address, Trace] = {}
         self._marks: dict[TraceKey, list[Mark]] = {}
         self._deleted_keys: dict[str, int] = {}
         self._changed: dict[TraceKey, Trace] = {}
         self._new_marks: list[tuple[Trace, Mark]] = []
+        self._moved_marks: list[tuple[Trace, Mark]] = []
         self._sealed_tags: set[str] = set()
         self.outbox: list[OutboxEntry] = []
 
     def load(self, commands: Sequence[Command]) -> None:
-        """Load the open traces that these events reach."""
-        self._open = batches.load_traces(self._connection, {_address(command) for command in commands})
-        may_seal = {_address(command) for command in commands if _may_seal(command.event)}
-        self._load_whole([self._open[address] for address in may_seal & self._open.keys()])
-        self._deleted_keys |= batches.deleted_keys(self._connection, {trace_tag for trace_tag, _, _ in may_seal})
+        """Load the traces that these events reach."""
+        addresses = {address for command in commands for address in command.addresses}
+        self._known = batches.load_traces(self._connection, addresses)
+        may_seal = {address for command in commands for address in command.ending}
+        whole = [
+            trace
+            for address, trace in self._known.items()
+            if runs.has_gaps(trace)
+            or (trace.outcome == Outcome.OPEN and (address in may_seal or trace.end_seq is not None))
+        ]
+        self._marks |= batches.load_marks(self._connection, whole)
+        self._deleted_keys |= batches.deleted_keys(self._connection, {trace_tag for trace_tag, _, _ in addresses})
 
-    def abandon_idle(self, now_ns: int, *, limit: int) -> int:
-        """Seal traces to which nothing has happened for too long; how many were looked at, `limit` at most."""
+    def seal_due(self, now_ns: int, *, limit: int) -> int:
+        """Seal what has waited long enough: idle traces, and runs that ended with gaps; how many were looked at."""
         due = batches.load_due(self._connection, now_ns, limit=limit)
-        idle: list[Trace] = []
         busy: list[Trace] = []
+        ripe: list[Trace] = []
         for trace in due:
-            # Events do not move the moment at which the sweeper looks: here it is moved, once, to where it belongs.
-            trace.wake_at_ns = trace.last_arrived_at_ns + self._policy.idle_timeout_ns
-            (idle if trace.wake_at_ns <= now_ns else busy).append(trace)
+            if trace.end_seq is None:
+                # Events do not move the moment at which the sweeper looks: here it is moved, once, to where it belongs.
+                trace.wake_at_ns = trace.last_arrived_at_ns + self._policy.idle_timeout_ns
+            (ripe if (trace.wake_at_ns or 0) <= now_ns else busy).append(trace)
         batches.rearm(self._connection, busy)
-        self._open = {(trace.trace_tag, trace.trace_id, trace.run or ""): trace for trace in idle}
-        self._load_whole(idle)
-        self._deleted_keys |= batches.deleted_keys(self._connection, {trace.trace_tag for trace in idle})
-        for trace in idle:
-            self._seal(trace, Outcome.ABANDONED, now_ns)
+        self._known = {(trace.trace_tag, trace.trace_id, trace.run or ""): trace for trace in ripe}
+        self._marks |= batches.load_marks(self._connection, ripe)
+        self._deleted_keys |= batches.deleted_keys(self._connection, {trace.trace_tag for trace in ripe})
+        for trace in ripe:
+            outcome = Outcome.ABANDONED if trace.end_seq is None else Outcome.COMPLETED
+            self._seal(trace, outcome, now_ns)
         return len(due)
 
-    def _load_whole(self, traces: Collection[Trace]) -> None:
-        """Whatever may be sealed is needed with all of its marks, the others only as far as they have come."""
-        self._marks |= batches.load_marks(self._connection, traces)
-
-    def decide(self, command: Command) -> Applied:
-        """Apply one event to what is known.
+    def decide(self, command: Command) -> Result:
+        """Apply what a request asks for to what is known.
 
         Raises:
-            EventError: it does not fit; what is known is as it was.
+            EventError: a single event does not fit; what is known is as it was.
         """
+        return self._decide_batch(command) if isinstance(command, Batch) else self._decide_single(command)
+
+    def save(self) -> None:
+        """Store everything that was decided."""
+        batches.save_traces(self._connection, self._changed.values())
+        batches.save_marks(self._connection, self._new_marks)
+        batches.move_marks(self._connection, self._moved_marks)
+        batches.save_tags(self._connection, self._sealed_tags - self._deleted_keys.keys())
+        batches.save_outbox(self._connection, self.outbox)
+
+    def _decide_single(self, command: Single) -> Applied:
         if command.event.type is EventType.START:
             return self._start(command)
-        trace = self._open.get(_address(command))
+        trace = self._known.get(command.addresses[0])
         if trace is None:
             raise TraceNotFound
         before_ns = trace.last_marked_at_ns
@@ -128,23 +202,54 @@ class Group:
         ended = self._seal(trace, Outcome.COMPLETED, command.event.arrived_at_ns) if command.event.ends_trace else None
         return _applied(trace, mark, duration_ns=mark.marked_at_ns - before_ns, ended=ended)
 
-    def save(self) -> None:
-        """Store everything that was decided."""
-        batches.save_traces(self._connection, self._changed.values())
-        batches.save_marks(self._connection, self._new_marks)
-        batches.save_tags(self._connection, self._sealed_tags - self._deleted_keys.keys())
-        batches.save_outbox(self._connection, self.outbox)
-
-    def _start(self, command: Command) -> Applied:
-        address = _address(command)
-        if (open_one := self._open.get(address)) is not None:
+    def _start(self, command: Single) -> Applied:
+        [address] = command.addresses
+        if (open_one := self._known.get(address)) is not None:
             self._seal(open_one, Outcome.SUPERSEDED, command.event.arrived_at_ns)
-        trace = _new_trace(command, run_key=self._keys.next(), idle_timeout_ns=self._policy.idle_timeout_ns)
+        trace = self._new_trace(address, command.event.arrived_at_ns)
+        runs.fill_header(trace, command.header or Header())
+        _identify(trace)
         mark = timeline.begin(trace, command.event)
-        self._open[address] = trace
-        self._marks[trace.run_key, trace.shard] = []
         self._keep(trace, mark)
         return _applied(trace, mark)
+
+    def _decide_batch(self, batch: Batch) -> BatchApplied:
+        result = BatchApplied()
+        for index, run in enumerate(batch.runs):
+            self._decide_run(index, run, result)
+        return result
+
+    def _decide_run(self, index: int, run: RunEvents, result: BatchApplied) -> None:
+        """Apply the events of one run by their seq, whatever their order in the request."""
+        if not run.events:
+            return
+        arrived_at_ns = run.events[0][1].arrived_at_ns
+        trace = self._known.get(run.address) or self._new_trace(run.address, arrived_at_ns)
+        ended_before = trace.end_seq is not None
+        applied = runs.applied_seqs(trace, self._marks_of(trace) if runs.has_gaps(trace) else ())
+        accepted = 0
+        for position, (seq, event) in sorted(enumerate(run.events), key=lambda item: item[1][0]):
+            try:
+                mark = runs.apply(trace, seq, event, applied, max_steps=self._policy.trace_max_steps)
+            except EventError as error:
+                result.refused.append((index, position, error))
+                continue
+            if mark is None:
+                result.duplicates += 1
+            else:
+                accepted += 1
+                self._keep(trace, mark)
+        result.accepted += accepted
+        if not trace.mark_count:
+            # Nothing of it was good: there is no such trace.
+            del self._known[run.address]
+            return
+        if trace.outcome == Outcome.OPEN and runs.fill_header(trace, run.header):
+            self._changed[trace.run_key, trace.shard] = trace
+        if accepted and runs.is_complete(trace):
+            self._seal(trace, Outcome.COMPLETED, arrived_at_ns)
+        elif trace.end_seq is not None and not ended_before:
+            trace.wake_at_ns = arrived_at_ns + self._policy.settle_ns
 
     def _keep(self, trace: Trace, mark: Mark) -> None:
         key = (trace.run_key, trace.shard)
@@ -153,12 +258,26 @@ class Group:
         if key in self._marks:
             self._marks[key].append(mark)
 
+    def _marks_of(self, trace: Trace) -> list[Mark]:
+        """All marks of a trace, also where it was not known beforehand that they are needed."""
+        key = (trace.run_key, trace.shard)
+        if key not in self._marks:
+            stored = batches.load_marks(self._connection, [trace])[key]
+            self._marks[key] = stored + [mark for of, mark in self._new_marks if of is trace]
+        return self._marks[key]
+
     def _seal(self, trace: Trace, outcome: Outcome, sealed_at_ns: int) -> Timeline:
         key = (trace.run_key, trace.shard)
-        del self._open[trace.trace_tag, trace.trace_id, trace.run or ""]
+        if trace.single:
+            # Nothing reaches it any more; a run stays known, so that its events count once.
+            del self._known[trace.trace_tag, trace.trace_id, trace.run or ""]
+        _identify(trace)
+        marks = self._marks_of(trace)
+        new = {id(mark) for _, mark in self._new_marks}
+        self._moved_marks += [(trace, mark) for mark in timeline.straighten(marks) if id(mark) not in new]
         # Above the tag's last deletion, also where another replica's clock is ahead: what ends now is not deleted.
         list_key = self._keys.next(at_least=self._deleted_keys.get(trace.trace_tag, 0) + 1)
-        sealed = timeline.seal(trace, self._marks[key], outcome, list_key=list_key, sealed_at_ns=sealed_at_ns)
+        sealed = timeline.seal(trace, marks, outcome, list_key=list_key, sealed_at_ns=sealed_at_ns)
         self._changed[key] = trace
         self._sealed_tags.add(trace.trace_tag)
         trace.delivery_state = self._delivery_state(sealed)
@@ -167,62 +286,65 @@ class Group:
             self.outbox.append(OutboxEntry(trace, payload, spans.span_count(sealed)))
         return sealed
 
+    def _new_trace(self, address: Address, arrived_at_ns: int) -> Trace:
+        """An open trace without marks, under an address that no open one has."""
+        trace_tag, trace_id, run = address
+        run_key = self._keys.next()
+        trace = Trace(
+            run_key=run_key,
+            shard=shard_of(trace_tag, trace_id),
+            trace_tag=trace_tag,
+            trace_id=trace_id,
+            run=run,
+            single=not run,
+            outcome=Outcome.OPEN,
+            version=0,
+            list_key=run_key,
+            otel_trace_id="",
+            otel_span_id="",
+            parent_span_id=None,
+            trace_flags=SAMPLED,
+            tracestate="",
+            ignored_traceparent=None,
+            service=None,
+            last_arrived_at_ns=arrived_at_ns,
+            wake_at_ns=arrived_at_ns + self._policy.idle_timeout_ns,
+            started_at_ns=None,
+            last_marked_at_ns=None,
+            mark_count=0,
+            highest_seq=-1,
+            end_seq=None,
+            step_count=0,
+            current_step=None,
+            clock_shift_ns=None,
+            sealed_at_ns=None,
+            ended_at_ns=None,
+            duration_ns=None,
+            missing_events=0,
+            failed=False,
+            delivery_state=None,
+            delivery_attempts=0,
+            delivery_answer=None,
+            delivered_at_ns=None,
+        )
+        self._known[address] = trace
+        self._marks[trace.run_key, trace.shard] = []
+        return trace
+
     def _delivery_state(self, sealed: Timeline) -> DeliveryState:
         if not self._policy.delivers:
             return DeliveryState.OFF
         return DeliveryState.PENDING if spans.is_sampled(sealed) else DeliveryState.UNSAMPLED
 
 
-def _address(command: Command) -> Address:
-    return (command.trace_tag, command.trace_id, "")
-
-
-def _may_seal(event: Event) -> bool:
-    return event.ends_trace or event.type is EventType.START
-
-
 def _applied(trace: Trace, mark: Mark, *, duration_ns: int = 0, ended: Timeline | None = None) -> Applied:
     return Applied(mark, trace.otel_trace_id, trace.otel_span_id, trace.trace_flags, duration_ns, ended)
 
 
-def _new_trace(command: Command, *, run_key: int, idle_timeout_ns: int) -> Trace:
-    header = command.header or Header()
-    parent = parse_traceparent(header.traceparent) if header.traceparent is not None else None
-    return Trace(
-        run_key=run_key,
-        shard=shard_of(command.trace_tag, command.trace_id),
-        trace_tag=command.trace_tag,
-        trace_id=command.trace_id,
-        run="",
-        single=True,
-        outcome=Outcome.OPEN,
-        version=0,
-        list_key=run_key,
-        otel_trace_id=parent.trace_id if parent else trace_id_from(command.trace_id) or _random_hex(16),
-        otel_span_id=_random_hex(8),
-        parent_span_id=parent.span_id if parent else None,
-        trace_flags=parent.trace_flags if parent else SAMPLED,
-        tracestate=header.tracestate if parent else "",
-        ignored_traceparent=noted(header.traceparent) if header.traceparent is not None and parent is None else None,
-        service=header.service,
-        last_arrived_at_ns=command.event.arrived_at_ns,
-        wake_at_ns=command.event.arrived_at_ns + idle_timeout_ns,
-        started_at_ns=None,
-        last_marked_at_ns=None,
-        next_seq=0,
-        step_count=0,
-        current_step=None,
-        clock_shift_ns=None,
-        sealed_at_ns=None,
-        ended_at_ns=None,
-        duration_ns=None,
-        missing_events=0,
-        failed=False,
-        delivery_state=None,
-        delivery_attempts=0,
-        delivery_answer=None,
-        delivered_at_ns=None,
-    )
+def _identify(trace: Trace) -> None:
+    """Give a trace the ids that nobody gave it."""
+    trace.otel_trace_id = trace.otel_trace_id or trace_id_from(trace.trace_id) or _random_hex(16)
+    trace.otel_span_id = trace.otel_span_id or _random_hex(8)
 
 
 def _random_hex(size: int) -> str:

@@ -13,11 +13,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 from sqlalchemy import Connection
 
 from gateway.errors import EventError, PerfTracerError, QueueFull, StoreUnavailable
-from gateway.group import Applied, Command, Group, Policy
+from gateway.group import Applied, Batch, BatchApplied, Command, Group, Policy, Result, Single
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
 
@@ -44,7 +45,8 @@ class Ingest:
         self._queue_max_events = queue_max_events
         self._commit_max_events = commit_max_events
         self._on_sealed = on_sealed
-        self._queue: deque[tuple[Command, asyncio.Future[Applied]]] = deque()
+        self._queue: deque[tuple[Command, asyncio.Future[Any]]] = deque()
+        self._queued_events = 0
         self._filled = asyncio.Event()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
@@ -60,18 +62,25 @@ class Ingest:
         if self._writer is not None:
             await self._writer
 
-    def submit(self, command: Command) -> asyncio.Future[Applied]:
+    @overload
+    def submit(self, command: Single) -> asyncio.Future[Applied]: ...
+
+    @overload
+    def submit(self, command: Batch) -> asyncio.Future[BatchApplied]: ...
+
+    def submit(self, command: Command) -> asyncio.Future[Any]:
         """The answer to `command`, once it is committed.
 
         Raises, here or from the future:
             QueueFull: too many events wait already.
-            TraceNotFound, TraceConflict: the event does not fit its trace; nothing of it was stored.
+            TraceNotFound, TraceConflict: a single event does not fit its trace; nothing of it was stored.
             StoreUnavailable: the database failed.
         """
-        if self._closing or len(self._queue) >= self._queue_max_events:
+        if self._closing or self._queued_events + command.weight > self._queue_max_events:
             raise QueueFull
-        answer: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append((command, answer))
+        self._queued_events += command.weight
         self._filled.set()
         return answer
 
@@ -79,7 +88,7 @@ class Ingest:
         while True:
             await self._filled.wait()
             await self._gather()
-            taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._commit_max_events))]
+            taken = self._take()
             if not self._queue and not self._closing:
                 self._filled.clear()
             if taken:
@@ -87,18 +96,29 @@ class Ingest:
             elif self._closing:
                 return
 
+    def _take(self) -> list[tuple[Command, asyncio.Future[Any]]]:
+        """What waits, up to as many events as one transaction stores, but one command at least."""
+        taken: list[tuple[Command, asyncio.Future[Any]]] = []
+        room = self._commit_max_events
+        while self._queue and (not taken or self._queue[0][0].weight <= room):
+            command, answer = self._queue.popleft()
+            taken.append((command, answer))
+            self._queued_events -= command.weight
+            room -= command.weight
+        return taken
+
     async def _gather(self) -> None:
         """Let every request that has arrived already join: a commit costs nearly the same for one and for thirty.
 
         No time passes here; the event loop only goes round for as long as that brings more.
         """
         gathered = -1
-        while gathered < len(self._queue) < self._commit_max_events:
+        while gathered < len(self._queue) and self._queued_events < self._commit_max_events:
             gathered = len(self._queue)
             await asyncio.sleep(0)
 
-    async def _commit(self, taken: Sequence[tuple[Command, asyncio.Future[Applied]]]) -> None:
-        results: Sequence[Applied | PerfTracerError]
+    async def _commit(self, taken: Sequence[tuple[Command, asyncio.Future[Any]]]) -> None:
+        results: Sequence[Result | PerfTracerError]
         try:
             results, any_sealed = await self._database.write(self._apply, [command for command, _ in taken])
         except StoreUnavailable as error:
@@ -117,11 +137,11 @@ class Ingest:
         if any_sealed:
             self._on_sealed()
 
-    def _apply(self, connection: Connection, commands: Sequence[Command]) -> tuple[list[Applied | EventError], bool]:
+    def _apply(self, connection: Connection, commands: Sequence[Command]) -> tuple[list[Result | EventError], bool]:
         """Load, decide, save. On the writer's thread, in a transaction that may be run again from the start."""
         group = Group(connection, self._policy, self._keys)
         group.load(commands)
-        results: list[Applied | EventError] = []
+        results: list[Result | EventError] = []
         for command in commands:
             try:
                 results.append(group.decide(command))

@@ -8,6 +8,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 
 COUNTERS = {
+    "dropped_events": ("perf_tracer.client.dropped", "{event}", "Events that clients say they had to drop."),
     "delivered_traces": ("perf_tracer.delivery.delivered", "{trace}", "Traces that the collector took."),
     "delivered_spans": ("perf_tracer.delivery.delivered_spans", "{span}", "Spans of those traces."),
     "retried_traces": ("perf_tracer.delivery.retried", "{trace}", "Attempts after which a trace was scheduled again."),
@@ -21,6 +22,7 @@ COUNTERS = {
 class Metrics:
     """The instruments, by the names of the table."""
 
+    dropped_events: Counter
     delivered_traces: Counter
     delivered_spans: Counter
     retried_traces: Counter

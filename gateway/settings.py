@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     idle_timeout_seconds: float = Field(default=1800.0, gt=0)
     """A trace without an event for this long ends as `abandoned`, at its last mark, and is delivered."""
 
+    settle_seconds: float = Field(default=10.0, gt=0)
+    """How long a batched trace whose end has arrived waits for events that are missing before it."""
+
+    batch_max_events: int = Field(default=1_000, ge=1)
+    """Events that one batch may carry; one with more is answered with 422."""
+
     trace_max_steps: int = Field(default=10_000, ge=1)
     """Steps that one trace may have; one more is answered with 409."""
 

@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 ROWS_A_BATCH = 2_000
 TRACES_A_BATCH = 200
 SWEEP_SECONDS = 60.0
-"""How often to sweep at least; more often where the idle timeout is shorter."""
+"""How often to sweep at least; more often where traces settle or idle for a shorter time."""
 
 
 class Sweeper:
-    """Abandons idle traces, and removes the rows of deleted ones."""
+    """Seals idle and settled traces, and removes the rows of deleted ones."""
 
     def __init__(self, database: Database, policy: Policy, *, keys: KeyClock, on_sealed: Callable[[], None]) -> None:
         """`on_sealed` is called after each commit that put spans into the outbox."""
@@ -36,7 +36,7 @@ class Sweeper:
         self._policy = policy
         self._keys = keys
         self._on_sealed = on_sealed
-        self._sweep_seconds = min(SWEEP_SECONDS, policy.idle_timeout_ns / SECOND / 2)
+        self._sweep_seconds = min(SWEEP_SECONDS, policy.idle_timeout_ns / SECOND / 2, policy.settle_ns / SECOND / 2)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -60,23 +60,23 @@ class Sweeper:
                 await asyncio.wait_for(self._woken.wait(), self._sweep_seconds)
             self._woken.clear()
             try:
-                await self._abandon_idle()
+                await self._seal_due()
                 await self._empty_deleted()
             except StoreUnavailable:
                 logger.warning("the database could not be swept now; trying again in %g s", self._sweep_seconds)
             except Exception:
                 logger.exception("the database could not be swept; trying again in %g s", self._sweep_seconds)
 
-    async def _abandon_idle(self) -> None:
+    async def _seal_due(self) -> None:
         looked_at = TRACES_A_BATCH
         while looked_at == TRACES_A_BATCH:
-            looked_at, any_sealed = await self._database.write(self._abandon_batch)
+            looked_at, any_sealed = await self._database.write(self._seal_batch)
             if any_sealed:
                 self._on_sealed()
 
-    def _abandon_batch(self, connection: Connection) -> tuple[int, bool]:
+    def _seal_batch(self, connection: Connection) -> tuple[int, bool]:
         group = Group(connection, self._policy, self._keys)
-        looked_at = group.abandon_idle(time.time_ns() // 1000 * 1000, limit=TRACES_A_BATCH)
+        looked_at = group.seal_due(time.time_ns() // 1000 * 1000, limit=TRACES_A_BATCH)
         group.save()
         return looked_at, bool(group.outbox)
 

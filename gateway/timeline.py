@@ -50,6 +50,8 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     SUPERSEDED = "superseded"
     ABANDONED = "abandoned"
+    DELETED = "deleted"
+    """Emptied: kept only so that its events still count as duplicates."""
 
 
 class DeliveryState(StrEnum):
@@ -135,7 +137,11 @@ class Trace:
     """When the sweeper must look at it next; None once sealed."""
     started_at_ns: int | None
     last_marked_at_ns: int | None
-    next_seq: int
+    mark_count: int
+    highest_seq: int
+    """Of its marks, -1 without any; with fewer marks than this and one, some before it have not arrived yet."""
+    end_seq: int | None
+    """The seq of the end, once that has arrived."""
     step_count: int
     current_step: str | None
     clock_shift_ns: int | None
@@ -185,9 +191,7 @@ class Timeline:
 
 def begin(trace: Trace, event: Event) -> Mark:
     """Mark the start of a new trace."""
-    mark = _mark(trace, event)
-    trace.started_at_ns = mark.marked_at_ns
-    return mark
+    return place(trace, event, 0)
 
 
 def add_step(trace: Trace, event: Event, *, max_steps: int) -> Mark:
@@ -198,14 +202,12 @@ def add_step(trace: Trace, event: Event, *, max_steps: int) -> Mark:
     """
     if trace.step_count >= max_steps:
         raise TraceConflict(f"The trace has {max_steps} steps already, as many as a trace may have.")
-    trace.step_count += 1
-    trace.current_step = event.step_name
-    return _mark(trace, event)
+    return place(trace, event, trace.highest_seq + 1)
 
 
 def add_end(trace: Trace, event: Event) -> Mark:
     """Mark the end of an open trace; `seal` it next."""
-    return _mark(trace, event)
+    return place(trace, event, trace.highest_seq + 1)
 
 
 def seal(trace: Trace, marks: Sequence[Mark], outcome: Outcome, *, list_key: int, sealed_at_ns: int) -> Timeline:
@@ -216,6 +218,7 @@ def seal(trace: Trace, marks: Sequence[Mark], outcome: Outcome, *, list_key: int
     """
     timeline = lay_out(trace, marks)
     trace.outcome = outcome
+    trace.missing_events = trace.highest_seq + 1 - trace.mark_count
     trace.list_key = list_key
     trace.sealed_at_ns = sealed_at_ns
     trace.wake_at_ns = None
@@ -266,17 +269,39 @@ def lay_out(trace: Trace, marks: Sequence[Mark]) -> Timeline:
     )
 
 
-def _mark(trace: Trace, event: Event) -> Mark:
-    """Give `event` the next place in `trace`."""
+def place(trace: Trace, event: Event, seq: int) -> Mark:
+    """Give `event` the place `seq` in `trace`, which nothing has yet."""
     marked_at_ns = _corrected_ns(trace, event)
-    if trace.last_marked_at_ns is not None:
-        marked_at_ns = max(marked_at_ns, trace.last_marked_at_ns)
-    mark = Mark(trace.next_seq, marked_at_ns, event)
-    trace.next_seq += 1
-    trace.last_marked_at_ns = marked_at_ns
+    if seq > trace.highest_seq:
+        marked_at_ns = max(marked_at_ns, trace.last_marked_at_ns or 0)
+        trace.last_marked_at_ns = marked_at_ns
+        trace.highest_seq = seq
+        trace.current_step = event.step_name or trace.current_step
+    if event.type is EventType.START:
+        trace.started_at_ns = marked_at_ns
+    elif event.type is EventType.STEP:
+        trace.step_count += 1
+    if event.ends_trace:
+        trace.end_seq = seq
+    trace.mark_count += 1
     trace.last_arrived_at_ns = max(trace.last_arrived_at_ns, event.arrived_at_ns)
     trace.failed = trace.failed or event.error is not None
-    return mark
+    return Mark(seq, marked_at_ns, event)
+
+
+def straighten(marks: Sequence[Mark]) -> list[Mark]:
+    """Hold every mark back behind the one before it, by seq; those that had to be moved.
+
+    Only marks that did not arrive in their order can need it: `place` holds back the others.
+    """
+    moved = []
+    previous_ns = 0
+    for mark in sorted(marks, key=lambda mark: mark.seq):
+        if mark.marked_at_ns < previous_ns:
+            mark.marked_at_ns = previous_ns
+            moved.append(mark)
+        previous_ns = mark.marked_at_ns
+    return moved
 
 
 def _corrected_ns(trace: Trace, event: Event) -> int:

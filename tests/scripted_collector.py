@@ -40,21 +40,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from sqlalchemy import Connection
 
+from gateway import spans
 from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.sender import sender_for
 from gateway.delivery.status import Status
-from gateway.group import Command, Header, Policy
-from gateway.ingest import Ingest
 from gateway.metrics import create_metrics
 from gateway.settings import ExporterSettings
-from gateway.store import timelines
+from gateway.store import batches, timelines
+from gateway.store.batches import OutboxEntry
 from gateway.store.engine import Database
-from gateway.store.keys import KeyClock
 from gateway.store.timelines import Receipt
-from gateway.timeline import SECOND
-from tests.builders import T0, end, start, step
+from gateway.timeline import SECOND, DeliveryState, Outcome, seal
+from tests.builders import T0, apply, end, start, step, trace
 from tests.waiting import wait_until
 
 T = TypeVar("T")
@@ -441,7 +441,7 @@ def simulated_now_ns() -> int:
 
 
 class Delivery:
-    """Ingest, outbox and delivery of one gateway with its database, on an event loop of its own."""
+    """Outbox and delivery of one gateway with its database, on an event loop of its own."""
 
     def __init__(
         self, database: Database, exporter: ExporterSettings, *, max_traces: int = 512, max_bytes: int = 4 * 1024**2
@@ -458,16 +458,8 @@ class Delivery:
         )
         status = Status(create_metrics([self.metrics]))
         self.loop = DeliveryLoop(outbox, sender_for(exporter), status, now=simulated_now, pace=1 / SPEED)
-        self.ingest = Ingest(
-            database,
-            Policy(delivers=True, resource_attributes={}, trace_max_steps=10_000, idle_timeout_ns=10**15),
-            keys=KeyClock(),
-            queue_max_events=10_000,
-            commit_max_events=10_000,
-            on_sealed=self.loop.wake,
-        )
         self._events = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._events.run_forever)
+        self._thread = threading.Thread(target=self._events.run_forever, daemon=True)
 
     def open(self) -> None:
         self._thread.start()
@@ -475,7 +467,7 @@ class Delivery:
 
     def begin_to_close(self) -> "Future[None]":
         """Its result is there once everything is closed. When this returns, delivery knows that it must stop."""
-        closed = asyncio.run_coroutine_threadsafe(self._close(), self._events)
+        closed = asyncio.run_coroutine_threadsafe(self.loop.close(), self._events)
         # The loop takes turns: when this has had one, the stop has had its own.
         self._run(asyncio.sleep(0))
         return closed
@@ -488,7 +480,8 @@ class Delivery:
 
     def seal(self, *trace_ids: str, size: int = 0) -> None:
         """One whole trace for each id, in one commit, each with `size` bytes of payload or little more."""
-        self._run(self._seal(trace_ids, size))
+        self._run(self.database.write(_seal, trace_ids, size, simulated_now_ns()))
+        self._events.call_soon_threadsafe(self.loop.wake)
 
     def receipts(self) -> dict[str, Receipt]:
         with self.database.reader.begin() as connection:
@@ -517,28 +510,29 @@ class Delivery:
         ]
         return int(sum(points))
 
+    def wait_for_count(self, metric: str, expected: int) -> None:
+        """A receipt changes a moment before the metrics do."""
+        wait_until(lambda: self.count(metric) == expected, PATIENCE_SECONDS)
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._events).result(PATIENCE_SECONDS)
 
     async def _open(self) -> None:
         await self.database.open()
-        self.ingest.open()
         await self.loop.open()
 
-    async def _close(self) -> None:
-        await self.loop.close()
-        await self.ingest.close()
 
-    async def _seal(self, trace_ids: Sequence[str], size: int) -> None:
-        now_ns = simulated_now_ns()
+def _seal(connection: Connection, trace_ids: Sequence[str], size: int, now_ns: int) -> None:
+    for number, trace_id in enumerate(trace_ids):
+        new = trace(run_key=now_ns + number, trace_tag=TRACE_TAG, trace_id=trace_id, otel_trace_id=os.urandom(16).hex())
         events = [start(now_ns, attributes={"padding": "x" * size}), step(now_ns + 1000), end(now_ns + 2000)]
-        await asyncio.gather(
-            *(
-                self.ingest.submit(Command(TRACE_TAG, trace_id, event, Header()))
-                for trace_id in trace_ids
-                for event in events
-            )
-        )
+        marks = [apply(new, event) for event in events]
+        timeline = seal(new, marks, Outcome.COMPLETED, list_key=now_ns + number, sealed_at_ns=now_ns)
+        new.delivery_state = DeliveryState.PENDING
+        batches.save_traces(connection, [new])
+        batches.save_marks(connection, [(new, mark) for mark in marks])
+        batches.save_tags(connection, [TRACE_TAG])
+        batches.save_outbox(connection, [OutboxEntry(new, spans.encode(timeline, {}), spans.span_count(timeline))])
 
 
 @contextmanager

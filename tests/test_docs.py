@@ -8,8 +8,8 @@ import httpx
 import pytest
 from pydantic import BaseModel, ConfigDict, create_model
 
-from gateway import wire
 from gateway.settings import Settings
+from gateway.wire import answers as wire
 from tests.clients import Client
 from tests.processes import ROOT, Gateway
 
@@ -52,6 +52,7 @@ def test_every_route_is_documented_with_the_answers_it_gives(schema: dict[str, A
         "POST /api/tracing/start": {"200", "413", "415", "422", "503"},
         "POST /api/tracing/step": {"200", "404", "409", "413", "415", "422", "503"},
         "POST /api/tracing/end": {"200", "404", "413", "415", "422", "503"},
+        "POST /api/tracing/batch": {"200", "413", "415", "422", "503"},
         "GET /api/traces": {"200", "422", "503"},
         "GET /api/traces/{trace_tag}": {"200", "422", "503"},
         "DELETE /api/traces/{trace_tag}": {"204", "422", "503"},

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from gateway.errors import QueueFull, StoreUnavailable, TraceConflict, TraceNotFound
-from gateway.group import Applied, Command, Header, Policy
+from gateway.group import Applied, Policy, Single
 from gateway.ingest import Ingest
+from gateway.runs import Header
 from gateway.store import timelines
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
@@ -19,8 +20,8 @@ from gateway.timeline import SECOND, Event
 from tests.builders import T0, end, start, step
 
 
-def command(event: Event, trace_id: str = "", **header: Any) -> Command:
-    return Command("checkout", trace_id, event, Header(**header))
+def command(event: Event, trace_id: str = "", **header: Any) -> Single:
+    return Single("checkout", trace_id, event, Header(**header))
 
 
 class Bench:
@@ -31,7 +32,7 @@ class Bench:
         self.sealed: list[None] = []
         self.ingest = Ingest(
             self.database,
-            Policy(delivers=True, resource_attributes={}, trace_max_steps=3, idle_timeout_ns=SECOND),
+            Policy(delivers=True, resource_attributes={}, trace_max_steps=3, idle_timeout_ns=SECOND, settle_ns=SECOND),
             keys=KeyClock(),
             on_sealed=lambda: self.sealed.append(None),
             **{"queue_max_events": 100, "commit_max_events": 100, **limits},
@@ -41,7 +42,7 @@ class Bench:
         query = text(f"SELECT count(*) FROM {table}")
         return int(await self.database.read(lambda connection: connection.execute(query).scalar_one()))
 
-    async def apply(self, *commands: Command) -> list[Applied | BaseException]:
+    async def apply(self, *commands: Single) -> list[Applied | BaseException]:
         return await asyncio.gather(*(self.ingest.submit(one) for one in commands), return_exceptions=True)
 
 

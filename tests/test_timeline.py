@@ -67,7 +67,7 @@ def test_one_step_too_many_is_refused_and_changes_nothing() -> None:
 
     with pytest.raises(TraceConflict, match="1 steps"):
         add_step(new, step(T0 + 2, "refused"), max_steps=1)
-    assert (new.next_seq, new.step_count, new.current_step, new.last_marked_at_ns) == (2, 1, "kept", T0 + 1)
+    assert (new.highest_seq, new.step_count, new.current_step, new.last_marked_at_ns) == (1, 1, "kept", T0 + 1)
 
 
 def test_attributes_of_start_and_end_are_the_traces_those_of_a_step_its_own() -> None:

@@ -17,7 +17,8 @@ from gateway.settings import ExporterSettings
 from gateway.store import outbox
 from gateway.store.engine import Database
 from gateway.store.outbox import Selection
-from gateway.wire import DeliveryRetried, DeliveryStatus, FieldProblems, Problem, RetryDelivery
+from gateway.wire.answers import FieldProblems, Problem
+from gateway.wire.delivery import DeliveryRetried, DeliveryStatus, RetryDelivery
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNAVAILABLE: Mapping[int | str, dict[str, Any]] = {

@@ -7,7 +7,8 @@ the body, has pydantic parse the bytes, calls the endpoint with the model, and w
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.api.bodies import ClientGone, read_body
 from gateway.api.problems import ANSWERED, answer_to
 
+M = TypeVar("M", bound=BaseModel)
 Endpoint = Callable[[Any], Awaitable[dict[str, Any]]]
 
 
@@ -27,17 +29,28 @@ class DirectRoute(APIRoute):
     `endpoint` takes the body as its one argument, a model, and returns what to answer with 200.
     """
 
-    def __init__(self, path: str, endpoint: Endpoint, *, body_max_bytes: int, **documentation: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        endpoint: Endpoint,
+        *,
+        body_max_bytes: int,
+        read: Callable[[bytes], Any] | None = None,
+        serve: Endpoint | None = None,
+        **documentation: Any,
+    ) -> None:
+        """`read` and `serve` stand in where the argument is not simply the model that is documented: `serve` is then
+        called instead of `endpoint`, with what `read` makes of the body."""
         super().__init__(path, endpoint, methods=["POST"], **documentation)
-        self._model: type[BaseModel] = next(iter(endpoint.__annotations__.values()))
-        self._serve = endpoint
+        self._read = read or partial(parse, next(iter(endpoint.__annotations__.values())))
+        self._serve = serve or endpoint
         self._body_max_bytes = body_max_bytes
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, also where it cannot be used."""
         try:
             body = await read_body(scope, receive, self._body_max_bytes)
-            answer = to_json(await self._serve(_parse(self._model, body)))
+            answer = to_json(await self._serve(self._read(body)))
         except ANSWERED as error:
             await answer_to(error)(scope, receive, send)
         except ClientGone:
@@ -63,7 +76,7 @@ class DirectRoutes:
             await self._app(scope, receive, send)
 
 
-def _parse(model: type[BaseModel], body: bytes) -> BaseModel:
+def parse(model: type[M], body: bytes) -> M:
     """`body` as `model`.
 
     Raises:

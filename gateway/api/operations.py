@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
 from gateway.store.engine import Database
-from gateway.wire import Problem
+from gateway.wire.answers import Problem
 
 
 class Health(BaseModel):

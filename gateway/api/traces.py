@@ -11,7 +11,8 @@ from gateway.store import deletion, timelines
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
 from gateway.sweeper import Sweeper
-from gateway.wire import FieldProblems, FinishedTimeline, Name, Problem
+from gateway.wire.answers import FieldProblems, FinishedTimeline, Problem
+from gateway.wire.fields import Name
 
 NEWEST_LIMIT = 100
 

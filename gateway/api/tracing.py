@@ -6,12 +6,14 @@ from typing import Any
 
 from gateway.api import answers
 from gateway.api.direct import DirectRoute
-from gateway.group import Command, Header
+from gateway.group import Single
 from gateway.ingest import Ingest
+from gateway.runs import Header
 from gateway.trace_context import normalize_tracestate
-from gateway.wire import AddStep, EndTrace, FieldProblems, Problem, StartTrace, StepAdded, TraceEnded, TraceStarted
+from gateway.wire.answers import FieldProblems, Problem, StepAdded, TraceEnded, TraceStarted
+from gateway.wire.events import AddStep, EndTrace, StartTrace
 
-_REFUSED: Mapping[int, dict[str, Any]] = {
+REFUSED: Mapping[int, dict[str, Any]] = {
     413: {"model": Problem, "description": "The body is too large."},
     415: {"model": Problem, "description": "The body is compressed otherwise than by gzip."},
     422: {"model": FieldProblems, "description": "A field cannot be used."},
@@ -27,19 +29,19 @@ def routes(ingest: Ingest, *, body_max_bytes: int) -> list[DirectRoute]:
     async def start_trace(event: StartTrace) -> dict[str, Any]:
         """Start a trace. One that is open under the same tag and id ends as `superseded`."""
         header = Header(event.service, event.traceparent, normalize_tracestate(event.tracestate or ""))
-        applied = await ingest.submit(Command(event.trace_tag, event.trace_id or "", event.event(_now_ns()), header))
+        applied = await ingest.submit(Single(event.trace_tag, event.trace_id or "", event.event(now_ns()), header))
         return answers.trace_started(applied, event.trace_tag, event.trace_id)
 
     async def add_step(event: AddStep) -> dict[str, Any]:
         """Add a step to the open trace of a tag and id. With `end_trace` it is its last, and the trace has ended."""
-        applied = await ingest.submit(Command(event.trace_tag, event.trace_id or "", event.event(_now_ns())))
+        applied = await ingest.submit(Single(event.trace_tag, event.trace_id or "", event.event(now_ns())))
         if applied.ended is not None:
             return answers.trace_ended(applied, event.trace_id)
         return answers.step_added(applied, event.trace_tag, event.trace_id)
 
     async def end_trace(event: EndTrace) -> dict[str, Any]:
         """End the open trace of a tag and id. Its spans go to the collector."""
-        applied = await ingest.submit(Command(event.trace_tag, event.trace_id or "", event.event(_now_ns())))
+        applied = await ingest.submit(Single(event.trace_tag, event.trace_id or "", event.event(now_ns())))
         return answers.trace_ended(applied, event.trace_id)
 
     return [
@@ -48,7 +50,7 @@ def routes(ingest: Ingest, *, body_max_bytes: int) -> list[DirectRoute]:
             add_step,
             body_max_bytes=body_max_bytes,
             response_model=StepAdded | TraceEnded,
-            responses={**_REFUSED, **_NOT_FOUND, **_TOO_LONG},
+            responses={**REFUSED, **_NOT_FOUND, **_TOO_LONG},
             tags=["tracing"],
         ),
         DirectRoute(
@@ -56,7 +58,7 @@ def routes(ingest: Ingest, *, body_max_bytes: int) -> list[DirectRoute]:
             start_trace,
             body_max_bytes=body_max_bytes,
             response_model=TraceStarted,
-            responses={**_REFUSED},
+            responses={**REFUSED},
             tags=["tracing"],
         ),
         DirectRoute(
@@ -64,12 +66,12 @@ def routes(ingest: Ingest, *, body_max_bytes: int) -> list[DirectRoute]:
             end_trace,
             body_max_bytes=body_max_bytes,
             response_model=TraceEnded,
-            responses={**_REFUSED, **_NOT_FOUND},
+            responses={**REFUSED, **_NOT_FOUND},
             tags=["tracing"],
         ),
     ]
 
 
-def _now_ns() -> int:
+def now_ns() -> int:
     """Now, in whole microseconds: what answers, timelines and spans can all say alike."""
     return time.time_ns() // 1000 * 1000

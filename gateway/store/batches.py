@@ -110,9 +110,14 @@ def save_traces(connection: Connection, traces: Iterable[Trace]) -> None:
     known = [trace for trace in ordered if trace.version > 0]
     for trace in ordered:
         trace.version += 1
-    stepped = [_open_changes(trace) for trace in known if trace.outcome == Outcome.OPEN]
+    stepped = [_open_changes(trace) for trace in known if trace.single and trace.outcome == Outcome.OPEN]
+    changed = [_run_changes(trace) for trace in known if not trace.single and trace.outcome == Outcome.OPEN]
     sealed = [_sealing_changes(trace) for trace in known if trace.outcome != Outcome.OPEN]
-    updated = _UPDATE_OPEN.execute_many(connection, stepped) + _UPDATE_SEALED.execute_many(connection, sealed)
+    updated = (
+        _UPDATE_OPEN.execute_many(connection, stepped)
+        + _UPDATE_RUN.execute_many(connection, changed)
+        + _UPDATE_SEALED.execute_many(connection, sealed)
+    )
     if updated != len(known):
         raise LostRace
     # After the updates: a trace that was superseded gives its address up to the one that follows it.
@@ -122,6 +127,12 @@ def save_traces(connection: Connection, traces: Iterable[Trace]) -> None:
 def save_marks(connection: Connection, marks: Iterable[tuple[Trace, Mark]]) -> None:
     """Insert new marks. One that is there already is an error: the rules decide what counts."""
     _INSERT_MARK.execute_many(connection, sorted(mark_row(trace, mark) for trace, mark in marks))
+
+
+def move_marks(connection: Connection, marks: Iterable[tuple[Trace, Mark]]) -> None:
+    """Update when stored marks happened: only known once those before them were there."""
+    rows = sorted((mark.marked_at_ns, trace.run_key, mark.seq, trace.shard) for trace, mark in marks)
+    _MOVE_MARK.execute_many(connection, rows)
 
 
 def save_tags(connection: Connection, trace_tags: Iterable[str]) -> None:
@@ -179,24 +190,51 @@ def _select_tags(size: int) -> Select[Any]:
     return select(tables.tags.c.trace_tag, tables.tags.c.deleted_key).where(tables.tags.c.trace_tag.in_(tags))
 
 
+def _move_mark_statement(_: int) -> Update:
+    marks = tables.marks
+    return (
+        update(marks)
+        .values(marked_at_ns=bindparam("marked_at"))
+        .where(
+            marks.c.run_key == bindparam("key"),
+            marks.c.seq == bindparam("on_seq"),
+            marks.c.shard == bindparam("on_shard"),
+        )
+    )
+
+
 # What an event may change of an open trace. No index covers these: SQLite rewrites the entry of every index that
 # covers a column it is told to set, whether the value differs or not.
 _CHANGING_WHILE_OPEN = (
     "version",
     "last_arrived_at_ns",
     "last_marked_at_ns",
-    "next_seq",
+    "mark_count",
+    "highest_seq",
     "step_count",
     "current_step",
     "clock_shift_ns",
     "failed",
 )
-_CHANGING_AT_SEALING = (
+# What one may change of an open run: its start may come late, its header in parts, its end before its last step.
+_CHANGING_OF_A_RUN = (
     *_CHANGING_WHILE_OPEN,
+    "otel_trace_id",
+    "otel_span_id",
+    "parent_span_id",
+    "trace_flags",
+    "tracestate",
+    "ignored_traceparent",
+    "service",
+    "started_at_ns",
+    "end_seq",
+    "wake_at_ns",
+)
+_CHANGING_AT_SEALING = (
+    *_CHANGING_OF_A_RUN,
     "run",
     "outcome",
     "list_key",
-    "wake_at_ns",
     "sealed_at_ns",
     "ended_at_ns",
     "duration_ns",
@@ -206,6 +244,7 @@ _CHANGING_AT_SEALING = (
 _IDENTITY = ("run_key", "shard", "version")
 
 _open_changes = attrgetter(*_CHANGING_WHILE_OPEN, *_IDENTITY)
+_run_changes = attrgetter(*_CHANGING_OF_A_RUN, *_IDENTITY)
 _sealing_changes = attrgetter(*_CHANGING_AT_SEALING, *_IDENTITY)
 
 
@@ -226,9 +265,11 @@ _SELECT_TRACES = Prepared(_select_traces)
 _SELECT_MARKS = Prepared(_select_marks)
 _SELECT_TAGS = Prepared(_select_tags)
 _UPDATE_OPEN = Prepared(lambda _: _update_trace(_CHANGING_WHILE_OPEN))
+_UPDATE_RUN = Prepared(lambda _: _update_trace(_CHANGING_OF_A_RUN))
 _UPDATE_SEALED = Prepared(lambda _: _update_trace(_CHANGING_AT_SEALING))
 _UPDATE_WAKE = Prepared(lambda _: _update_trace(("wake_at_ns", "version")))
 _INSERT_TRACE = Prepared(lambda _: insert(tables.traces))
 _INSERT_MARK = Prepared(lambda _: insert(tables.marks))
+_MOVE_MARK = Prepared(_move_mark_statement)
 _INSERT_TAG = Prepared(lambda _: upsert(tables.tags).on_conflict_do_nothing())
 _INSERT_OUTBOX = Prepared(lambda _: insert(tables.outbox))

@@ -1,6 +1,6 @@
 """Deleting: a mark on the tag that counts at once, then the rows themselves, little by little."""
 
-from sqlalchemy import Connection, Delete, Table, bindparam, delete, select, update
+from sqlalchemy import Connection, Delete, Table, bindparam, delete, literal_column, null, select, update
 
 from gateway.store import tables
 from gateway.store.batches import TraceKey
@@ -28,23 +28,28 @@ def tags_to_empty(connection: Connection) -> list[str]:
 
 
 def empty_tag(connection: Connection, trace_tag: str, *, max_rows: int) -> bool:
-    """Remove about `max_rows` rows of deleted traces of a tag; whether any may be left."""
+    """Remove about `max_rows` rows of deleted traces of a tag; whether any may be left.
+
+    A run keeps its row, emptied, so that its events still count as duplicates; nothing can reach a single trace.
+    """
     deleted_key = connection.execute(select(tags.c.deleted_key).where(tags.c.trace_tag == trace_tag)).scalar_one()
     deleted = (
-        select(traces.c.run_key, traces.c.shard, traces.c.step_count)
+        select(traces.c.run_key, traces.c.shard, traces.c.step_count, traces.c.single)
         .where(traces.c.trace_tag == trace_tag, traces.c.outcome.in_(SEALED), traces.c.list_key <= deleted_key)
         .limit(max_rows)
     )
-    doomed: list[TraceKey] = []
+    singles: list[TraceKey] = []
+    runs: list[TraceKey] = []
     rows = 0
-    for run_key, shard, step_count in connection.execute(deleted):
-        doomed.append((run_key, shard))
+    for run_key, shard, step_count, single in connection.execute(deleted):
+        (singles if single else runs).append((run_key, shard))
         # The steps, the start, the end, and the trace itself.
         rows += step_count + 3
         if rows >= max_rows:
             break
-    _DELETE_MARKS.execute_many(connection, sorted(doomed))
-    _DELETE_TRACE.execute_many(connection, sorted(doomed))
+    _DELETE_MARKS.execute_many(connection, sorted(singles + runs))
+    _DELETE_TRACE.execute_many(connection, sorted(singles))
+    _EMPTY_TRACE.execute_many(connection, sorted(runs))
     if rows >= max_rows:
         return True
     connection.execute(update(tags).where(tags.c.trace_tag == trace_tag).values(emptied_key=deleted_key))
@@ -57,3 +62,19 @@ def _rows_of_a_trace(table: Table) -> Delete:
 
 _DELETE_MARKS = Prepared(lambda _: _rows_of_a_trace(marks))
 _DELETE_TRACE = Prepared(lambda _: _rows_of_a_trace(traces))
+_EMPTY_TRACE = Prepared(
+    # As many marks as its seqs say: whatever is sent of it again was there, as far as anybody needs to know.
+    lambda _: (
+        update(traces)
+        .values(
+            outcome=literal_column(f"'{Outcome.DELETED.value}'"),
+            mark_count=traces.c.highest_seq + literal_column("1"),
+            service=null(),
+            tracestate=literal_column("''"),
+            ignored_traceparent=null(),
+            current_step=null(),
+            delivery_answer=null(),
+        )
+        .where(traces.c.run_key == bindparam("key"), traces.c.shard == bindparam("on_shard"))
+    )
+)
