@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -16,7 +16,7 @@ from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
 from gateway.delivery.sender import sender_for
 from gateway.delivery.status import Status
-from gateway.errors import StartError
+from gateway.errors import PerfTracerError, StartError
 from gateway.group import Policy
 from gateway.ingest import Ingest
 from gateway.logs import configure_logs
@@ -79,19 +79,25 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         configure_logs(access_log=settings.access_log)
-        await database.open()
-        ingest.open()
-        sweeper.open()
-        if delivery:
-            await delivery.open()
-        logger.info("timelines in %s, traces to %s", database.location, exporter.endpoint if delivery else "nobody")
-        yield
-        # The last events are committed first, so that a quick end of theirs may still be delivered.
-        await ingest.close()
-        if delivery:
-            await delivery.close()
-        await sweeper.close()
-        await database.close()
+        async with AsyncExitStack() as opened:
+            # What is opened last is closed first, whatever happens in between; ingest comes last, so that its last
+            # events are committed while they may still be delivered.
+            opened.push_async_callback(database.close)
+            try:
+                await database.open()
+            except PerfTracerError as error:
+                logger.critical("perf-tracer cannot start: %s", error.message)
+                raise
+            sweeper.open()
+            opened.push_async_callback(sweeper.close)
+            if delivery:
+                await delivery.open()
+                opened.push_async_callback(delivery.close)
+            ingest.open()
+            opened.push_async_callback(ingest.close)
+            shown = exporter.endpoint_shown if delivery else "nobody"
+            logger.info("timelines in %s, traces to %s", database.location, shown)
+            yield
 
     app = FastAPI(
         title="perf-tracer",

@@ -151,9 +151,12 @@ class Group:
         self._marks |= batches.load_marks(self._connection, whole)
         self._deleted_keys |= batches.deleted_keys(self._connection, {trace_tag for trace_tag, _, _ in addresses})
 
-    def seal_due(self, now_ns: int, *, limit: int) -> int:
-        """Seal what has waited long enough: idle traces, and runs that ended with gaps; how many were looked at."""
-        due = batches.load_due(self._connection, now_ns, limit=limit)
+    def seal_due(self, now_ns: int, *, max_marks: int) -> int:
+        """Seal what has waited long enough: idle traces, and runs that ended with gaps; how many were looked at.
+
+        About `max_marks` marks are read for it, so that a few long traces do not hold up ingest.
+        """
+        due = batches.load_due(self._connection, now_ns, max_marks=max_marks)
         busy: list[Trace] = []
         ripe: list[Trace] = []
         for trace in due:

@@ -17,7 +17,7 @@ from typing import Any, overload
 
 from sqlalchemy import Connection
 
-from gateway.errors import EventError, PerfTracerError, QueueFull, StoreUnavailable
+from gateway.errors import EventError, PerfTracerError, QueueFull, StoreUnavailable, Unavailable
 from gateway.group import Applied, Batch, BatchApplied, Command, Group, Policy, Result, Single
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
@@ -126,7 +126,7 @@ class Ingest:
         except Exception:
             # A defect must not stop the writer: these callers are told, the next group is tried.
             logger.exception("a group of %d events could not be committed", len(taken))
-            results, any_sealed = [StoreUnavailable()] * len(taken), False
+            results, any_sealed = [Unavailable()] * len(taken), False
         for (_, answer), result in zip(taken, results, strict=True):
             if answer.done():
                 continue  # The caller went away. What it sent counts all the same.

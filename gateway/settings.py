@@ -5,11 +5,12 @@ defines for exporters, so that what is known from any SDK works here too.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from opentelemetry.sdk.resources import OTELResourceDetector
 from pydantic import Field, ValidationError
@@ -79,7 +80,12 @@ def load_settings() -> Settings:
 
 DEFAULT_SERVICE_NAME = "perf-tracer"
 DEFAULT_HTTP_ENDPOINT = "http://localhost:4318/v1/traces"
+TIMEOUT_MAX_MILLISECONDS = 3_600_000
 DEFAULT_GRPC_ENDPOINT = "http://localhost:4317"
+
+
+# A token, by RFC 9110, 5.6.2.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,17 @@ class ExporterSettings:
     certificate: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
+
+    @property
+    def is_tls(self) -> bool:
+        return urlsplit(self.endpoint).scheme == "https"
+
+    @property
+    def endpoint_shown(self) -> str:
+        """The endpoint as it may be logged and shown: without credentials, which may stand before the host or behind
+        a question mark."""
+        parts = urlsplit(self.endpoint)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     resource_attributes: Mapping[str, str] = field(default_factory=lambda: {"service.name": DEFAULT_SERVICE_NAME})
     """`OTEL_RESOURCE_ATTRIBUTES`, and `service.name` for traces that name no service."""
@@ -170,7 +187,8 @@ def _require_url(variable: str, value: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise SettingsError(f"{variable}: '{value}' is not an http or https URL")
+        # A URL may hold credentials, so it is not repeated.
+        raise SettingsError(f"{variable}: not an http or https URL")
 
 
 def _headers(variable: str, value: str) -> dict[str, str]:
@@ -180,7 +198,10 @@ def _headers(variable: str, value: str) -> dict[str, str]:
         if not separator or not name.strip():
             # The pair may hold a secret, so only the variable is named.
             raise SettingsError(f"{variable}: not a list of name=value pairs separated by commas")
-        headers[name.strip().lower()] = unquote(text.strip())
+        value = unquote(text.strip())
+        if not _HEADER_NAME.fullmatch(name.strip()) or not (value.isascii() and value.isprintable()):
+            raise SettingsError(f"{variable}: a name or a value cannot be sent as a header")
+        headers[name.strip().lower()] = value
     return headers
 
 
@@ -191,8 +212,8 @@ def _timeout_seconds(variable: str, value: str) -> float:
         milliseconds = int(value)
     except ValueError:
         milliseconds = 0
-    if milliseconds < 1:
-        raise SettingsError(f"{variable}: '{value}' is not a positive number of milliseconds")
+    if not 1 <= milliseconds <= TIMEOUT_MAX_MILLISECONDS:
+        raise SettingsError(f"{variable}: not a number of milliseconds from 1 to {TIMEOUT_MAX_MILLISECONDS}")
     return milliseconds / 1000
 
 

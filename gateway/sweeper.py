@@ -22,7 +22,6 @@ from gateway.timeline import SECOND
 logger = logging.getLogger(__name__)
 
 ROWS_A_BATCH = 2_000
-TRACES_A_BATCH = 200
 SWEEP_SECONDS = 60.0
 """How often to sweep at least; more often where traces settle or idle for a shorter time."""
 
@@ -59,24 +58,25 @@ class Sweeper:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._sweep_seconds)
             self._woken.clear()
-            try:
-                await self._seal_due()
-                await self._empty_deleted()
-            except StoreUnavailable:
-                logger.warning("the database could not be swept now; trying again in %g s", self._sweep_seconds)
-            except Exception:
-                logger.exception("the database could not be swept; trying again in %g s", self._sweep_seconds)
+            # Each for itself: where one fails, the other goes on.
+            for sweep in (self._seal_due, self._empty_deleted):
+                try:
+                    await sweep()
+                except StoreUnavailable:
+                    logger.warning("the database could not be swept now; trying again in %g s", self._sweep_seconds)
+                except Exception:
+                    logger.exception("the database could not be swept; trying again in %g s", self._sweep_seconds)
 
     async def _seal_due(self) -> None:
-        looked_at = TRACES_A_BATCH
-        while looked_at == TRACES_A_BATCH:
+        looked_at = 1
+        while looked_at:
             looked_at, any_sealed = await self._database.write(self._seal_batch)
             if any_sealed:
                 self._on_sealed()
 
     def _seal_batch(self, connection: Connection) -> tuple[int, bool]:
         group = Group(connection, self._policy, self._keys)
-        looked_at = group.seal_due(time.time_ns() // 1000 * 1000, limit=TRACES_A_BATCH)
+        looked_at = group.seal_due(time.time_ns() // 1000 * 1000, max_marks=ROWS_A_BATCH)
         group.save()
         return looked_at, bool(group.outbox)
 

@@ -33,6 +33,13 @@ SKEW_TOLERATED_BEHIND_NS = -100 * MILLISECOND
 SKEW_TOLERATED_AHEAD_NS = 10 * SECOND
 """An envelope that arrives up to this long after it was sent may just have travelled or waited that long."""
 
+EARLIEST_NS = 946_684_800 * SECOND
+"""2000-01-01. With the next, what a corrected time is kept between, however wrong a clock may be: what spans and
+answers can hold."""
+
+LATEST_NS = 7_258_118_400 * SECOND
+"""2200-01-01."""
+
 CLOCK_JUMP_NS = 10 * SECOND
 """A shift that differs by more than this from the one in use says that the client's clock was set anew."""
 
@@ -312,7 +319,8 @@ def _corrected_ns(trace: Trace, event: Event) -> int:
             trace.clock_shift_ns = shift_ns
     if event.client_time_ns is None:
         return event.arrived_at_ns
-    return event.client_time_ns + (trace.clock_shift_ns or 0)
+    corrected_ns = event.client_time_ns + (trace.clock_shift_ns or 0)
+    return min(max(corrected_ns, EARLIEST_NS), LATEST_NS)
 
 
 def clock_shift_ns(arrived_at_ns: int, sent_at_ns: int) -> int:

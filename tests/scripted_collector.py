@@ -497,8 +497,8 @@ class Delivery:
         except AssertionError:
             raise AssertionError(f"receipts say {self.receipts()}") from None
 
-    def count(self, metric: str) -> int:
-        """What a counter of the gateway's metrics has come to."""
+    def count(self, metric: str, **attributes: str) -> int:
+        """What a counter of the gateway's metrics has come to, under these attributes at least."""
         read = self.metrics.get_metrics_data()
         points = [
             point.value  # type: ignore[union-attr]
@@ -507,6 +507,7 @@ class Delivery:
             for one in scope.metrics
             if one.name == metric
             for point in one.data.data_points
+            if attributes.items() <= dict(point.attributes or {}).items()
         ]
         return int(sum(points))
 

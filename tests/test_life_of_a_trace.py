@@ -134,7 +134,7 @@ class LifeOfATrace(RuleBasedStateMachine):
         self.now_ns += seconds * SECOND
         with self.database.writer.begin() as connection:
             group = Group(connection, self.policy, self.keys)
-            group.seal_due(self.now_ns, limit=1000)
+            group.seal_due(self.now_ns, max_marks=1000)
             group.save()
         for address, trace in list(self.open.items()):
             if trace.end_seq is not None:

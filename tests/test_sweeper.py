@@ -12,7 +12,7 @@ from tests.otlp_server import otlp_server
 from tests.processes import Gateway
 from tests.waiting import wait_until
 
-IDLE = {"PERF_TRACER_IDLE_TIMEOUT_SECONDS": "1"}
+IDLE = {"PERF_TRACER_IDLE_TIMEOUT_SECONDS": "3"}
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -21,9 +21,9 @@ def test_idle_trace_ends_as_abandoned_at_its_last_mark_and_is_delivered_once(tmp
         env = {**IDLE, "OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         gateways = [Gateway(tmp_path, env) for _ in range(processes)]
         with Client(gateways[0].url) as client:
-            started = [client.say("start", "idle", str(number)) for number in range(300)]
-            steps = [client.say("step", "idle", str(number), step_name="last") for number in range(300)]
-            receiver.wait_until(lambda it: len(it.taken) == 300)
+            started = [client.say("start", "idle", str(number)) for number in range(100)]
+            steps = [client.say("step", "idle", str(number), step_name="last") for number in range(100)]
+            receiver.wait_until(lambda it: len(it.taken) == 100)
             gone = client.post("/api/tracing/end", json={"trace_tag": "idle", "trace_id": "0"})
             assert client.timelines("idle") == []
         for gateway in gateways:
@@ -47,10 +47,10 @@ def test_trace_that_goes_on_is_not_abandoned(tmp_path: Path) -> None:
         client.say("start", "idle")
         client.say("start", "busy")
         # Events for three times as long as the timeout, each well within it.
-        for _ in range(30):
+        for _ in range(90):
             client.say("step", "busy", step_name="on and on")
             never.wait(0.1)
-        assert len(client.say("end", "busy")["steps"]) == 30
+        assert len(client.say("end", "busy")["steps"]) == 90
         assert client.post("/api/tracing/end", json={"trace_tag": "idle"}).status_code == 404
     gateway.stop()
 

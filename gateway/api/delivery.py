@@ -51,7 +51,7 @@ def status_router(
         return answers.JsonResponse(
             {
                 "enabled": loop is not None,
-                "endpoint": exporter.endpoint,
+                "endpoint": exporter.endpoint_shown,
                 "protocol": exporter.protocol,
                 "trouble": status.trouble.value if status.trouble else None,
                 "next_attempt_in_seconds": loop.seconds_until_open if loop else None,

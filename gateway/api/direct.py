@@ -45,6 +45,8 @@ class DirectRoute(APIRoute):
         self._read = read or partial(parse, next(iter(endpoint.__annotations__.values())))
         self._serve = serve or endpoint
         self._body_max_bytes = body_max_bytes
+        # Reached the long way round, too, it behaves no differently.
+        self.app = self.serve
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, also where it cannot be used."""
@@ -70,7 +72,8 @@ class DirectRoutes:
         self._routes = {route.path.encode(): route.serve for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and (serve := self._routes.get(scope["raw_path"])):
+        if scope["type"] == "http" and scope["method"] == "POST":
+            serve = self._routes.get(scope["raw_path"], self._app)
             await serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,6 +12,9 @@ from starlette.responses import Response
 from gateway.api.answers import JsonResponse
 from gateway.api.bodies import BodyTooLarge, BrokenGzip, UnsupportedEncoding
 from gateway.errors import DeliveryOff, TraceConflict, TraceNotFound, Unavailable
+
+PROBLEMS_MAX = 100
+"""No answer names more than the first hundred fields: who gets so many wrong learns nothing from more."""
 
 INPUT_MAX_CHARACTERS = 200
 """An `input` longer than this is left out of an answer: it would only echo what was sent."""
@@ -58,7 +62,7 @@ def answer_to(error: Exception) -> Response:
 def field_problems(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """pydantic's errors in the shape that FastAPI's users know, with nothing in it that JSON cannot carry."""
     problems = []
-    for error in errors:
+    for error in islice(errors, PROBLEMS_MAX):
         problem = {
             "type": error["type"],
             "loc": [_printable(part) for part in error["loc"]],

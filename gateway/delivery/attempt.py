@@ -31,12 +31,22 @@ logger = logging.getLogger(__name__)
 class Attempt:
     """One claim on its way, until every trace of it is settled, rescheduled, rejected or given back."""
 
-    def __init__(self, outbox: Outbox, gate: Gate, status: Status, send: Send, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        gate: Gate,
+        status: Status,
+        send: Send,
+        *,
+        now: Callable[[], float],
+        stopping: Callable[[], bool],
+    ) -> None:
         self._outbox = outbox
         self._gate = gate
         self._status = status
         self._send = send
         self._now = now
+        self._stopping = stopping
 
     async def run(self, leased: Leased) -> None:
         """Deliver what can be delivered of `leased`. The gate learns how it went.
@@ -47,6 +57,11 @@ class Attempt:
         parts = [leased]
         while parts:
             part = parts.pop()
+            # Another request may have shut the gate since: what is left here waits like everything else.
+            shut = part is not leased and self._gate.seconds_until_open(self._now())
+            if shut or self._stopping():
+                await self._give_back_unsent([part, *parts])
+                return
             if part is not leased:
                 part = await self._outbox.renew(part)
             if not part.claims:
@@ -54,8 +69,7 @@ class Attempt:
             answer = await self._send(part)
             more = await self._settle(part, answer)
             if more is None:
-                for unsent in parts:
-                    await self._outbox.give_back(unsent, sent=False)
+                await self._give_back_unsent(parts)
                 return
             parts.extend(more)
 
@@ -64,7 +78,8 @@ class Attempt:
         if answer is None:
             await self._outbox.give_back(part, sent=True)
             return None
-        self._status.answered(answer)
+        known_to_fail = len(part.claims) == 1 and part.claims[0].sent_alone and not self._gate.probing
+        self._status.answered(answer, of_one_known_to_fail=known_to_fail)
         match answer.verdict:
             case Verdict.DELIVERED:
                 await self._deliver(part, answer)
@@ -105,9 +120,15 @@ class Attempt:
         """The collector failed: over one of the traces, or by itself."""
         if len(part.claims) > 1:
             return part.each_alone()
-        shut = self._gate.fault(self._now())
+        # One that failed alone before says nothing new of the collector, unless it was chosen to find out.
+        known_to_fail = part.claims[0].sent_alone and not self._gate.probing
+        shut = not known_to_fail and self._gate.fault(self._now())
         await self._reschedule(part, answer, PROBE_EVERY_SECONDS, alone=True)
         return None if shut else []
+
+    async def _give_back_unsent(self, parts: Sequence[Leased]) -> None:
+        for part in parts:
+            await self._outbox.give_back(part, sent=False)
 
     async def _reschedule(
         self,

@@ -3,6 +3,8 @@
 Source: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 """
 
+import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +17,12 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from gateway.delivery.answer import Answer, Verdict, printable, success
+from gateway.delivery.tls import tls_context
 from gateway.settings import ExporterSettings
+
+# What gRPC says of a connection that broke. A channel may count as ready for a moment after that, and a status of the
+# library's own cannot be told from one of the collector's otherwise.
+_BROKEN = re.compile("socket closed|connection reset|broken pipe", re.IGNORECASE)
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
@@ -38,9 +45,11 @@ class GrpcSender:
     """Sends export requests. `open` before use, `close` at the end."""
 
     def __init__(self, settings: ExporterSettings) -> None:
+        """Raises SettingsError where a certificate or key cannot be used."""
         parts = urlsplit(settings.endpoint)
-        self._target = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-        self._credentials = _credentials(settings) if parts.scheme == "https" else None
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        self._target = f"{host}:{parts.port or (443 if settings.is_tls else 80)}"
+        self._credentials = _credentials(settings) if settings.is_tls else None
         self._compression = grpc.Compression.Gzip if settings.gzip else grpc.Compression.NoCompression
         self._metadata = tuple(settings.headers.items())
         self._timeout_seconds = settings.timeout_seconds
@@ -62,18 +71,25 @@ class GrpcSender:
         """Send a serialised `ExportTraceServiceRequest`. Never raises for what the collector or the network does."""
         assert self._channel is not None
         export = self._channel.unary_unary(EXPORT, None, ExportTraceServiceResponse.FromString)
+        began_at = time.monotonic()
         call = export(body, timeout=self._timeout_seconds, metadata=self._metadata)
         try:
-            return success(await call, "OK")
+            response = await call
         except grpc.aio.AioRpcError as error:
-            return self._failure(error)
+            timed_out = time.monotonic() - began_at >= self._timeout_seconds
+            return self._failure(error, timed_out=timed_out)
+        if response is None:
+            # What gRPC makes of a message that cannot be read.
+            return Answer(Verdict.BLOCKED, "OK, but not the answer of an OTLP endpoint")
+        return success(response, "OK")
 
-    def _failure(self, error: grpc.aio.AioRpcError) -> Answer:
+    def _failure(self, error: grpc.aio.AioRpcError, *, timed_out: bool) -> Answer:
         code = error.code()
         reason = f"{code.name}: {printable(error.details() or '')}"
         assert self._channel is not None
-        connected = self._channel.get_state() is grpc.ChannelConnectivity.READY
-        if code is _Code.DEADLINE_EXCEEDED or (code is _Code.UNAVAILABLE and not connected):
+        connected = self._channel.get_state() is grpc.ChannelConnectivity.READY and not _BROKEN.search(reason)
+        # The same codes come from here when nobody answers, and from a collector that answers with them.
+        if (code is _Code.DEADLINE_EXCEEDED and timed_out) or (code is _Code.UNAVAILABLE and not connected):
             return Answer(Verdict.UNREACHABLE, reason)
         after = _retry_delay_seconds(error)
         if after is not None and code is _Code.RESOURCE_EXHAUSTED:
@@ -101,6 +117,9 @@ def _retry_delay(status: Status) -> float | None:
 
 
 def _credentials(settings: ExporterSettings) -> grpc.ChannelCredentials:
+    # gRPC takes any bytes for a certificate and fails when it connects.
+    tls_context(settings)
+
     def read(path: Path | None) -> bytes | None:
         return path.read_bytes() if path is not None else None
 

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from gateway.delivery.answer import REASON_MAX_CHARACTERS, Answer, Verdict, printable, success
-from gateway.errors import SettingsError
+from gateway.delivery.tls import tls_context
 from gateway.settings import ExporterSettings
 
 _VERDICTS = {
@@ -42,7 +42,7 @@ class HttpSender:
         self._endpoint = settings.endpoint
         self._timeout_seconds = settings.timeout_seconds
         self._gzip = settings.gzip
-        self._tls = _tls_context(settings)
+        self._tls: ssl.SSLContext | bool = tls_context(settings) if settings.is_tls else True
         self._headers = {**settings.headers, "content-type": "application/x-protobuf"}
         if settings.gzip:
             self._headers["content-encoding"] = "gzip"
@@ -62,11 +62,21 @@ class HttpSender:
         data = await asyncio.to_thread(gzip.compress, body, 6) if self._gzip else body
         try:
             async with self._session.post(self._endpoint, data=data, ssl=self._tls, allow_redirects=False) as response:
-                return _meaning(response, await response.content.read(ANSWER_MAX_BYTES))
+                return _meaning(response, await _whole_body(response))
         except TimeoutError:
             return Answer(Verdict.UNREACHABLE, f"no answer within {self._timeout_seconds:g} s")
         except (aiohttp.ClientError, OSError) as error:
             return Answer(Verdict.UNREACHABLE, printable(str(error) or type(error).__name__))
+
+
+async def _whole_body(response: aiohttp.ClientResponse) -> bytes:
+    """The body to its end, or as much of it as may mean anything; it may come in pieces."""
+    body = b""
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) >= ANSWER_MAX_BYTES:
+            break
+    return body[:ANSWER_MAX_BYTES]
 
 
 def _meaning(response: aiohttp.ClientResponse, body: bytes) -> Answer:
@@ -110,20 +120,8 @@ def _retry_after_seconds(value: str | None) -> float | None:
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())
-
-
-def _tls_context(settings: ExporterSettings) -> ssl.SSLContext | bool:
-    if not settings.endpoint.startswith("https"):
-        return True
-    try:
-        context = ssl.create_default_context(cafile=settings.certificate)
-        if settings.client_certificate is not None:
-            context.load_cert_chain(settings.client_certificate, settings.client_key)
-    except OSError as error:
-        raise SettingsError(f"OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE or _CLIENT_KEY: {error}") from error
-    return context

@@ -19,9 +19,8 @@ A trace's receipt, from sealing on:
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
-from gateway.delivery.answer import Answer
+from gateway.delivery.answer import Answer, Verdict
 from gateway.delivery.attempt import Attempt
 from gateway.delivery.gate import Gate
 from gateway.delivery.outbox import Leased, Outbox
@@ -49,7 +48,9 @@ class DeliveryLoop:
         self._now = now
         self._pace = pace
         self._gate = Gate()
-        self._attempt = Attempt(outbox, self._gate, status, self._send, now)
+        self._attempt = Attempt(
+            outbox, self._gate, status, self._send, now=now, stopping=lambda: self._closing.is_set()
+        )
         self._in_flight: set[asyncio.Task[None]] = set()
         self._sealed = asyncio.Event()
         self._closing = asyncio.Event()
@@ -92,9 +93,13 @@ class DeliveryLoop:
             await asyncio.wait(self._in_flight)
 
     async def _claim(self) -> Leased | None:
-        with suppress(StoreUnavailable):
+        try:
             return await self._outbox.claim(probe=self._gate.probing)
-        return None
+        except StoreUnavailable:
+            return None  # The database said so in the log.
+        except Exception:
+            logger.exception("traces could not be claimed")
+            return None
 
     async def _deliver(self, leased: Leased) -> None:
         try:
@@ -107,15 +112,19 @@ class DeliveryLoop:
 
     async def _send(self, leased: Leased) -> Answer | None:
         """The collector's answer, or None where a stop did not wait for it."""
-        if self._closing.is_set():
-            return None
         sending = asyncio.create_task(self._sender.send(leased.body))
         closing = asyncio.create_task(self._closing.wait())
         try:
             await asyncio.wait([sending, closing], return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 await asyncio.wait([sending], timeout=FINISH_SECONDS)
-            return sending.result() if sending.done() else None
+            if not sending.done():
+                return None
+            if error := sending.exception():
+                # A defect, but not one that may hide: the receipt and the status show it like an answer.
+                logger.error("a request to the collector could not be made", exc_info=error)
+                return Answer(Verdict.BLOCKED, f"the request could not be made: {type(error).__name__}")
+            return sending.result()
         finally:
             sending.cancel()
             closing.cancel()

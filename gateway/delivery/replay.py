@@ -1,6 +1,6 @@
 """Sending again, because somebody asked: what was rejected, or everything, for a new or emptied collector."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import time_ns
 
 from sqlalchemy import Connection
@@ -8,13 +8,14 @@ from sqlalchemy import Connection
 from gateway import spans
 from gateway.store import batches
 from gateway.store import outbox as queries
-from gateway.store.batches import OutboxEntry, TraceKey
+from gateway.store.batches import OutboxEntry
 from gateway.store.engine import Database
 from gateway.store.outbox import Selection
-from gateway.timeline import lay_out
+from gateway.timeline import Trace, lay_out
 
 TRACES_A_BATCH = 200
-"""So many at a time, so that ingest has its turn in between."""
+MARKS_A_BATCH = 2_000
+"""So much at a time, so that ingest has its turn in between."""
 
 
 async def retry_rejected(database: Database, selection: Selection) -> int:
@@ -33,25 +34,21 @@ async def replay(database: Database, selection: Selection, resource_attributes: 
     Their spans have the ids that they had before. Traces under unsampled parents stay here.
     """
     queued, after = 0, (0, 0)
-    while True:
-        last, count = await database.write(_requeue, selection, after, resource_attributes)
-        queued += count
-        if last is None:
-            return queued
-        after = last
+    while traces := await database.read(queries.replayable, selection, after=after, limit=TRACES_A_BATCH):
+        traces = batches.up_to(MARKS_A_BATCH, traces)
+        await database.write(_requeue, traces, resource_attributes)
+        queued += len(traces)
+        after = (traces[-1].run_key, traces[-1].shard)
+    return queued
 
 
-def _requeue(
-    connection: Connection, selection: Selection, after: TraceKey, resource_attributes: Mapping[str, str]
-) -> tuple[TraceKey | None, int]:
-    """One batch; the key of its last trace, or None where there was none, and how many were queued."""
-    traces = queries.replayable(connection, selection, after=after, limit=TRACES_A_BATCH)
-    if not traces:
-        return None, 0
+def _requeue(connection: Connection, traces: Sequence[Trace], resource_attributes: Mapping[str, str]) -> None:
     marks = batches.load_marks(connection, traces)
     entries = []
     for trace in traces:
-        timeline = lay_out(trace, marks[trace.run_key, trace.shard])
-        entries.append(OutboxEntry(trace, spans.encode(timeline, resource_attributes), spans.span_count(timeline)))
+        # Deleted meanwhile, if there are none.
+        if found := marks[trace.run_key, trace.shard]:
+            timeline = lay_out(trace, found)
+            payload = spans.encode(timeline, resource_attributes)
+            entries.append(OutboxEntry(trace, payload, spans.span_count(timeline)))
     batches.save_outbox(connection, entries)
-    return (traces[-1].run_key, traces[-1].shard), len(entries)

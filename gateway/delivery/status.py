@@ -38,12 +38,15 @@ class Status:
         self.last_error: str | None = None
         self.last_error_at_ns: int | None = None
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: Answer, *, of_one_known_to_fail: bool = False) -> None:
+        """`of_one_known_to_fail` says that the request was a trace that the collector failed over before, alone."""
         self._metrics.export_requests.add(1, {"verdict": answer.verdict.value})
         if answer.warning:
             self._metrics.export_warnings.add(1)
         if answer.verdict is not Verdict.DELIVERED:
             self.last_error, self.last_error_at_ns = answer.reason, time.time_ns()
+        if of_one_known_to_fail and answer.verdict is Verdict.FAULT:
+            return
         trouble = answer.verdict if answer.verdict in _NEWS else None
         if trouble is self.trouble:
             return

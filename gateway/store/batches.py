@@ -1,7 +1,8 @@
 """What one commit of ingest loads and saves."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -78,11 +79,17 @@ def deleted_keys(connection: Connection, trace_tags: Collection[str]) -> dict[st
     return found
 
 
-def load_due(connection: Connection, now_ns: int, *, limit: int) -> list[Trace]:
-    """Up to `limit` open traces that the sweeper must look at by now, the longest due first."""
+def load_due(connection: Connection, now_ns: int, *, max_marks: int) -> list[Trace]:
+    """Open traces that the sweeper must look at by now, the longest due first, of about `max_marks` marks in all."""
     traces = tables.traces
-    due = select(*traces.columns).where(traces.c.wake_at_ns <= now_ns).order_by(traces.c.wake_at_ns).limit(limit)
-    return [trace_from(row) for row in connection.execute(due)]
+    due = select(*traces.columns).where(traces.c.wake_at_ns <= now_ns).order_by(traces.c.wake_at_ns).limit(max_marks)
+    return up_to(max_marks, [trace_from(row) for row in connection.execute(due)])
+
+
+def up_to(max_marks: int, traces: Sequence[Trace]) -> list[Trace]:
+    """The first of `traces` that have `max_marks` marks together, but one at least."""
+    marks = list(accumulate(trace.mark_count for trace in traces))
+    return [trace for trace, total in zip(traces, marks, strict=True) if total <= max_marks] or list(traces[:1])
 
 
 def rearm(connection: Connection, traces: Collection[Trace]) -> None:
@@ -141,7 +148,10 @@ def save_tags(connection: Connection, trace_tags: Iterable[str]) -> None:
 
 
 def save_outbox(connection: Connection, entries: Iterable[OutboxEntry]) -> None:
-    """Hand the spans of sealed traces to delivery, in the transaction that seals them."""
+    """Hand the spans of sealed traces to delivery, in the transaction that seals them.
+
+    A trace that is in the outbox already stays as it is there.
+    """
     _INSERT_OUTBOX.execute_many(
         connection,
         [
@@ -272,4 +282,4 @@ _INSERT_TRACE = Prepared(lambda _: insert(tables.traces))
 _INSERT_MARK = Prepared(lambda _: insert(tables.marks))
 _MOVE_MARK = Prepared(_move_mark_statement)
 _INSERT_TAG = Prepared(lambda _: upsert(tables.tags).on_conflict_do_nothing())
-_INSERT_OUTBOX = Prepared(lambda _: insert(tables.outbox))
+_INSERT_OUTBOX = Prepared(lambda _: upsert(tables.outbox).on_conflict_do_nothing())

@@ -45,6 +45,7 @@ class Database:
         self.location = parsed.render_as_string(hide_password=True)
         self.writer = _sqlite_engine(parsed, busy_timeout_seconds, begin="BEGIN IMMEDIATE", pool_size=1)
         self.reader = _sqlite_engine(parsed, busy_timeout_seconds, begin="BEGIN", pool_size=READER_THREADS)
+        self._trouble: str | None = None
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
 
@@ -56,7 +57,7 @@ class Database:
             StoreUnavailable: the database cannot be reached.
         """
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer_thread, _as_unavailable, migrations.upgrade, self.writer)
+        await loop.run_in_executor(self._writer_thread, self._attempt, migrations.upgrade, self.writer)
 
     async def close(self) -> None:
         """Finish what is running and let go of every connection."""
@@ -73,7 +74,7 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         job = partial(_in_transaction, self.writer, partial(_with_connection, work, args, kwargs))
-        return await loop.run_in_executor(self._writer_thread, _as_unavailable, job)
+        return await loop.run_in_executor(self._writer_thread, self._attempt, job)
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` on one consistent snapshot of the database.
@@ -83,7 +84,23 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         job = partial(_in_transaction, self.reader, partial(_with_connection, work, args, kwargs))
-        return await loop.run_in_executor(self._reader_threads, _as_unavailable, job)
+        return await loop.run_in_executor(self._reader_threads, self._attempt, job)
+
+    def _attempt(self, job: Callable[..., T], *args: Any) -> T:
+        """Run `job`; log when the database begins to fail and when it works again, not each time."""
+        try:
+            result = job(*args)
+        except (SQLAlchemyError, sqlite3.Error, StoreUnavailable) as error:
+            # The driver's own words, without the statement and its parameters, which hold what clients sent.
+            reason = str(error.orig if isinstance(error, DBAPIError) else error)
+            if reason != self._trouble:
+                logger.error("the database cannot be used: %s", reason)
+            self._trouble = reason
+            raise StoreUnavailable from error
+        if self._trouble is not None:
+            logger.info("the database can be used again")
+            self._trouble = None
+        return result
 
 
 def _with_connection(work: Callable[..., T], args: Any, kwargs: Any, connection: Connection) -> T:
@@ -99,17 +116,7 @@ def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
         except (LostRace, IntegrityError) as error:
             logger.info("another writer was faster, attempt %d of %d", attempt, CONFLICT_ATTEMPTS)
             lost = error
-    raise StoreUnavailable from lost
-
-
-def _as_unavailable(job: Callable[..., T], *args: Any) -> T:
-    try:
-        return job(*args)
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        # The driver's own words, without the statement and its parameters, which hold what clients sent.
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        logger.error("the database cannot be used: %s", reason)
-        raise StoreUnavailable from error
+    raise StoreUnavailable(f"Other writers were faster {CONFLICT_ATTEMPTS} times: {lost}") from lost
 
 
 def _parse(url: str) -> URL:

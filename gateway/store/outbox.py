@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     select,
     true,
+    tuple_,
     update,
 )
 
@@ -40,6 +41,8 @@ class Claim:
     trace_tag: str
     payload: bytes
     span_count: int
+    sent_alone: bool
+    """The collector failed over it before, when it was alone."""
 
     @property
     def key(self) -> TraceKey:
@@ -109,7 +112,14 @@ def _lease(connection: Connection, keys: Collection[TraceKey], lease: Lease) -> 
         update(outbox)
         .where(_among(keys), _is_due(lease.now_ns))
         .values(lease=lease.token, available_at_ns=lease.until_ns)
-        .returning(outbox.c.run_key, outbox.c.shard, outbox.c.trace_tag, outbox.c.payload, outbox.c.span_count)
+        .returning(
+            outbox.c.run_key,
+            outbox.c.shard,
+            outbox.c.trace_tag,
+            outbox.c.payload,
+            outbox.c.span_count,
+            outbox.c.sent_alone,
+        )
     )
     return sorted((Claim(*row) for row in claimed), key=lambda claim: claim.key)
 
@@ -261,7 +271,7 @@ def replayable(connection: Connection, selection: Selection, *, after: TraceKey,
             traces.c.delivery_state.in_(states),
             traces.c.list_key > tags.c.deleted_key,
             selection.of(traces),
-            (traces.c.run_key > after[0]) | ((traces.c.run_key == after[0]) & (traces.c.shard > after[1])),
+            tuple_(traces.c.run_key, traces.c.shard) > tuple_(*after),
         )
         .order_by(traces.c.run_key, traces.c.shard)
         .limit(limit)

@@ -94,6 +94,15 @@ def _size(scalar: Any) -> int:
     return max(1, len(scalar.encode())) if isinstance(scalar, str) else 8
 
 
+def _not_too_many(value: Any) -> Any:
+    # Before they are looked at one by one: there may be a hundred thousand.
+    if isinstance(value, dict) and len(value) > ATTRIBUTES_MAX_COUNT:
+        raise PydanticCustomError(
+            "too_long", "There should be at most {max_length} attributes", {"max_length": ATTRIBUTES_MAX_COUNT}
+        )
+    return value
+
+
 def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if item is not None}
 
@@ -110,6 +119,7 @@ AttributeMap = Annotated[
         ],
     ],
     Field(max_length=ATTRIBUTES_MAX_COUNT),
+    BeforeValidator(_not_too_many),
     AfterValidator(_without_nulls),
 ]
 """Up to 64 flat attributes. A value has at most 1 KiB; null is ignored; in a list, integers beside other numbers
