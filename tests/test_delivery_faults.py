@@ -14,6 +14,7 @@ from typing import NamedTuple
 import grpc
 import pytest
 
+from gateway.delivery.answer import Verdict
 from gateway.store.timelines import Receipt
 from gateway.timeline import SECOND
 from tests.scripted_collector import (
@@ -34,8 +35,6 @@ from tests.waiting import wait_until
 
 Code = grpc.StatusCode
 PROTOCOLS = ["http", "grpc"]
-PROBE_SECONDS = 60.0
-BACKOFF_SECONDS = 0.5
 
 HTTP_LATER = {429, 502, 503, 504}
 HTTP_TRACE_AT_FAULT = {400, 413, 422}
@@ -69,48 +68,60 @@ class Fault(NamedTuple):
     name: str
     protocol: str
     act: Callable[[ScriptedCollector], Answer]
-    state: str
-    """What the receipt says meanwhile."""
-    words: str
-    """What the receipt says that the collector said."""
-    apart_seconds: float
-    """The least time between two attempts."""
+    verdict: Verdict
+    words: str = ""
+    """What the receipt says meanwhile that the collector said."""
+    asked_seconds: float = 0.0
+    """How long the collector asks to be left alone for."""
     timeout_seconds: float = 5.0
 
+    @property
+    def state(self) -> str:
+        """What the receipt says meanwhile."""
+        return "pending" if self.verdict is Verdict.UNREACHABLE else "retrying"
 
-def http(name: str, answer: HttpAnswer, words: str, apart_seconds: float, state: str = "retrying") -> Fault:
-    return Fault(f"http-{name}", "http", lambda _: answer, state, words, apart_seconds)
+    @property
+    def apart_seconds(self) -> float:
+        """The least time between two attempts: of a backoff, or a minute."""
+        backs_off = self.verdict in (Verdict.RETRY, Verdict.UNREACHABLE)
+        return max(0.5, self.asked_seconds) if backs_off else 60.0
 
 
-def rpc(name: str, answer: GrpcAnswer, words: str, apart_seconds: float, state: str = "retrying") -> Fault:
-    return Fault(f"grpc-{name}", "grpc", lambda _: answer, state, words, apart_seconds)
+def http(name: str, answer: HttpAnswer, verdict: Verdict, words: str, asked_seconds: float = 0.0) -> Fault:
+    return Fault(f"http-{name}", "http", lambda _: answer, verdict, words, asked_seconds)
 
 
-def http_status(status: int, apart_seconds: float) -> Fault:
+def rpc(name: str, answer: GrpcAnswer, verdict: Verdict, words: str, asked_seconds: float = 0.0) -> Fault:
+    return Fault(f"grpc-{name}", "grpc", lambda _: answer, verdict, words, asked_seconds)
+
+
+def http_status(status: int, verdict: Verdict) -> Fault:
     elsewhere = {"location": "/elsewhere"} if status < 400 else {}
     # 304 is an answer that has no body.
     body = b"" if status == 304 else b"not\nnow"
     words = f"{status} " if status == 304 else ": not now"
-    return http(str(status), HttpAnswer(status, elsewhere, body), words, apart_seconds)
+    return http(str(status), HttpAnswer(status, elsewhere, body), verdict, words)
 
 
-def grpc_status(code: grpc.StatusCode, apart_seconds: float) -> Fault:
-    return rpc(code.name, GrpcAnswer(code, "not\nnow"), f"{code.name}: not now", apart_seconds)
+def grpc_status(code: grpc.StatusCode, verdict: Verdict) -> Fault:
+    return rpc(code.name, GrpcAnswer(code, "not\nnow"), verdict, f"{code.name}: not now")
 
 
 def garbage(name: str, body: bytes, content_type: str = "application/x-protobuf") -> Fault:
     answer = HttpAnswer(200, {"content-type": content_type}, body)
-    return http(f"200-{name}", answer, "not the answer of an OTLP endpoint", PROBE_SECONDS)
+    return http(f"200-{name}", answer, Verdict.BLOCKED, "not the answer of an OTLP endpoint")
 
 
 JSON = "application/json"
 BROKEN_TRAILER = ("grpc-status-details-bin", b"\xff\xff\xff")
 
 STATUSES = [
-    *(http_status(status, BACKOFF_SECONDS) for status in sorted(HTTP_LATER)),
-    *(http_status(status, PROBE_SECONDS) for status in sorted(HTTP_FAILURE | HTTP_BLOCKED)),
-    *(grpc_status(code, BACKOFF_SECONDS) for code in sorted(GRPC_LATER, key=str)),
-    *(grpc_status(code, PROBE_SECONDS) for code in sorted(GRPC_FAILURE | GRPC_BLOCKED, key=str)),
+    *(http_status(status, Verdict.RETRY) for status in sorted(HTTP_LATER)),
+    *(http_status(status, Verdict.FAULT) for status in sorted(HTTP_FAILURE)),
+    *(http_status(status, Verdict.BLOCKED) for status in sorted(HTTP_BLOCKED)),
+    *(grpc_status(code, Verdict.RETRY) for code in sorted(GRPC_LATER, key=str)),
+    *(grpc_status(code, Verdict.FAULT) for code in sorted(GRPC_FAILURE, key=str)),
+    *(grpc_status(code, Verdict.BLOCKED) for code in sorted(GRPC_BLOCKED, key=str)),
 ]
 
 ODDITIES = [
@@ -124,21 +135,21 @@ ODDITIES = [
     garbage("wrong-fields-as-json", b'{"partialSuccess": {"rejectedSpans": "many"}}', JSON),
     garbage("bytes-as-json", b"\xff\xfe", JSON),
     garbage("endless-json", b"[" * 60_000, JSON),
-    http("200-cut-short", HttpAnswer(200, {}, b"\x0a\x02\x08", missing_bytes=1), "", BACKOFF_SECONDS, "pending"),
-    rpc("OK-garbage", GrpcAnswer(body=b"\xff\xff"), "", PROBE_SECONDS),
-    rpc("broken-details", GrpcAnswer(Code.UNAVAILABLE, "x", [BROKEN_TRAILER]), "UNAVAILABLE: x", BACKOFF_SECONDS),
+    http("200-cut-short", HttpAnswer(200, {}, b"\x0a\x02\x08", missing_bytes=1), Verdict.UNREACHABLE, ""),
+    rpc("OK-garbage", GrpcAnswer(body=b"\xff\xff"), Verdict.BLOCKED, ""),
+    rpc("broken-details", GrpcAnswer(Code.UNAVAILABLE, "x", [BROKEN_TRAILER]), Verdict.RETRY, "UNAVAILABLE: x"),
     rpc(
         "RESOURCE_EXHAUSTED-with-RetryInfo",
         GrpcAnswer(Code.RESOURCE_EXHAUSTED, "busy", [retry_info(0)]),
+        Verdict.RETRY,
         "RESOURCE_EXHAUSTED: busy",
-        BACKOFF_SECONDS,
     ),
     *(
-        Fault(f"{protocol}-hang", protocol, ScriptedCollector.hang, "pending", "", BACKOFF_SECONDS, timeout_seconds=0.8)
+        Fault(f"{protocol}-hang", protocol, ScriptedCollector.hang, Verdict.UNREACHABLE, timeout_seconds=0.8)
         for protocol in PROTOCOLS
     ),
     *(
-        Fault(f"{protocol}-reset", protocol, lambda _: Misbehaviour.RESET, "pending", "", BACKOFF_SECONDS)
+        Fault(f"{protocol}-reset", protocol, lambda _: Misbehaviour.RESET, Verdict.UNREACHABLE)
         for protocol in PROTOCOLS
     ),
 ]
@@ -172,6 +183,7 @@ def deliver_through(fault: Fault, times: int, folder: Path) -> tuple[ScriptedCol
         delivery.seal("a")
         delivery.wait_for_states({"a": "delivered"})
         receipts.append(delivery.receipts()["a"])
+        assert delivery.count("perf_tracer.delivery.requests", verdict=fault.verdict) == times
     return collector, receipts
 
 
@@ -228,14 +240,14 @@ def test_retry_after_is_honoured(status: int, form: str, tmp_path: Path) -> None
     least_seconds = ASKED_SECONDS if form == "seconds" else ASKED_SECONDS - 5
     answer = HttpAnswer(status, {"retry-after": value}, b"busy")
 
-    assert_outlasted(http("later", answer, "busy", least_seconds), 1, tmp_path)
+    assert_outlasted(http("later", answer, Verdict.RETRY, "busy", least_seconds), 1, tmp_path)
 
 
 @pytest.mark.parametrize("code", sorted(GRPC_LATER | {Code.RESOURCE_EXHAUSTED}, key=str), ids=lambda code: code.name)
 def test_retry_info_is_honoured(code: grpc.StatusCode, tmp_path: Path) -> None:
     answer = GrpcAnswer(code, "busy", [("other", "1"), retry_info(ASKED_SECONDS)])
 
-    assert_outlasted(rpc("later", answer, f"{code.name}: busy", ASKED_SECONDS), 1, tmp_path)
+    assert_outlasted(rpc("later", answer, Verdict.RETRY, f"{code.name}: busy", ASKED_SECONDS), 1, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -248,14 +260,14 @@ def test_retry_info_is_honoured(code: grpc.StatusCode, tmp_path: Path) -> None:
 def test_retry_after_that_asks_for_nothing_leaves_the_backoff(value: str, tmp_path: Path) -> None:
     answer = HttpAnswer(503, {"retry-after": value}, b"busy")
 
-    assert_outlasted(http("later", answer, "busy", BACKOFF_SECONDS), 1, tmp_path)
+    assert_outlasted(http("later", answer, Verdict.RETRY, "busy"), 1, tmp_path)
 
 
 @pytest.mark.parametrize("seconds", [-5, -(2**62)])
 def test_retry_info_that_asks_for_nothing_leaves_the_backoff(seconds: int, tmp_path: Path) -> None:
     answer = GrpcAnswer(Code.UNAVAILABLE, "busy", [retry_info(seconds)])
 
-    assert_outlasted(rpc("later", answer, "busy", BACKOFF_SECONDS), 1, tmp_path)
+    assert_outlasted(rpc("later", answer, Verdict.RETRY, "busy"), 1, tmp_path)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

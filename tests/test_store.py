@@ -9,7 +9,9 @@ from zlib import crc32
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 from gateway.errors import SchemaError, SettingsError, StoreUnavailable
@@ -339,3 +341,10 @@ class TestOutbox:
             assert connection.execute(text("SELECT attempts FROM outbox")).scalar() == 0
 
         assert self.claim(engine, "two") == [0]
+
+
+def test_head_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+
+    assert ScriptDirectory.from_config(config).get_current_head() == migrations.HEAD

@@ -1,4 +1,4 @@
-"""The schema's history, run by Alembic at every start.
+"""The schema's history, run by Alembic at a start that finds an older one.
 
 Expand first, contract later: a migration only adds what the version before it can live with, because while one
 replica migrates the others are still running. What is no longer used goes away one release after.
@@ -6,13 +6,12 @@ replica migrates the others are still running. What is no longer used goes away 
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect, text
 
 from gateway.errors import SchemaError
+
+HEAD = "0001"
+"""The schema that this version serves."""
 
 
 def upgrade(engine: Engine) -> None:
@@ -21,21 +20,33 @@ def upgrade(engine: Engine) -> None:
     Raises:
         SchemaError: the schema was made by a version that this one does not know.
     """
+    with engine.begin() as connection:
+        current = _current(connection)
+        if current != HEAD:
+            _migrate(connection, current)
+
+
+def _current(connection: Connection) -> str | None:
+    """The schema that is there, or None in an empty database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return version
+
+
+def _migrate(connection: Connection, current: str | None) -> None:
+    # Imported here: it takes a good part of the time to start, and nearly every start finds nothing to do.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
-    with engine.begin() as connection:
-        if _refuse_unknown(connection, ScriptDirectory.from_config(config)):
-            return
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def _refuse_unknown(connection: Connection, scripts: ScriptDirectory) -> bool:
-    """Whether the schema is up to date already."""
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
         raise SchemaError(
             f"The database has schema '{current}', which this version of perf-tracer does not know. "
             "It was probably written by a newer one: run that, or restore a backup."
         )
-    return current == scripts.get_current_head()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
