@@ -66,9 +66,9 @@ def open_traces(url: str) -> None:
             client.post("/api/tracing/start", json=body).raise_for_status()
 
 
-def requests_per_second(url: str, seconds: int) -> float:
+def requests_per_second(url: str, seconds: int, script: str = "step") -> float:
     """What wrk reaches, all of it answered with 2xx."""
-    printed = wrk("-t1", f"-c{CONNECTIONS}", f"-d{seconds}", script="step", url=url)
+    printed = wrk("-t1", f"-c{CONNECTIONS}", f"-d{seconds}", script=script, url=url)
     found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
     assert found is not None
     return float(found[1])
@@ -90,11 +90,38 @@ def export(rounds: int, _seconds: int) -> dict[str, float]:
 
 
 def spans_per_second(way: str, endpoint: str) -> float:
-    command = [sys.executable, "-m", "bench.export", way, endpoint]
+    return printed_number("bench.export", way, endpoint)
+
+
+def printed_number(module: str, *arguments: str) -> float:
+    """What a module of the benchmark measures in a process of its own, on the servers' core."""
+    command = [sys.executable, "-m", module, *arguments]
     printed = subprocess.run(
         command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=pinned(SERVER_CORE)
     ).stdout
     return float(printed)
+
+
+def batches(rounds: int, seconds: int) -> dict[str, float]:
+    """Events per second in batches of 98, fsync on, delivery off, next to a bare ASGI reply, parse and insert."""
+    bare: list[float] = []
+    events: list[float] = []
+    parsed: list[float] = []
+    inserted: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        gateway_env = {"PERF_TRACER_DATABASE_URL": f"sqlite:///{folder}/bench.db", "OTEL_TRACES_EXPORTER": "none"}
+        with served("bench.bare:service") as bare_url, served("main:app", gateway_env) as gateway_url:
+            for _ in range(rounds):
+                bare.append(requests_per_second(bare_url, seconds))
+                events.append(98 * requests_per_second(gateway_url, seconds, script="batch"))
+                parsed.append(printed_number("bench.batch", "parse"))
+                inserted.append(printed_number("bench.batch", "insert"))
+    return {
+        "batches, events/s": statistics.median(events),
+        "bare parse of the same, events/s": statistics.median(parsed),
+        "bare insert of the same, events/s": statistics.median(inserted),
+        "batched events / bare ASGI reply": statistics.median(e / b for e, b in zip(events, bare, strict=True)),
+    }
 
 
 def outage(_rounds: int, _seconds: int) -> dict[str, float]:
@@ -102,7 +129,7 @@ def outage(_rounds: int, _seconds: int) -> dict[str, float]:
     return measure_outage()
 
 
-FIGURES = {"step": single_steps, "export": export, "outage": outage}
+FIGURES = {"step": single_steps, "batch": batches, "export": export, "outage": outage}
 
 if __name__ == "__main__":
     main()

@@ -41,7 +41,7 @@ def test_walk_through_ends_in_jaeger_within_three_seconds(delivering: Gateway, j
         block.replace("http://localhost:8000", delivering.url).replace("http://localhost:16686", jaeger.query_url)
         for block in WALK_THROUGH
     )
-    answers = [json.loads(line) for line in sh(say).replace("}{", "}\n{").splitlines()]
+    answers = [json.loads(line) for line in sh(say).splitlines()]
     trace = jaeger.wait_for_trace(answers[-1]["otel_trace_id"], spans=3, seconds=3)
     [timeline] = json.loads(sh(ask))
 
