@@ -141,15 +141,16 @@ class Group:
         """Load the traces that these events reach."""
         addresses = {address for command in commands for address in command.addresses}
         self._known = batches.load_traces(self._connection, addresses)
-        may_seal = {address for command in commands for address in command.ending}
+        ending = {address for command in commands for address in command.ending}
+        # A run whose end is there already may be completed by any event.
+        ending |= {address for address, trace in self._known.items() if trace.end_seq is not None}
         whole = [
             trace
             for address, trace in self._known.items()
-            if runs.has_gaps(trace)
-            or (trace.outcome == Outcome.OPEN and (address in may_seal or trace.end_seq is not None))
+            if runs.has_gaps(trace) or (address in ending and trace.outcome == Outcome.OPEN)
         ]
         self._marks |= batches.load_marks(self._connection, whole)
-        self._deleted_keys |= batches.deleted_keys(self._connection, {trace_tag for trace_tag, _, _ in addresses})
+        self._deleted_keys |= batches.deleted_keys(self._connection, {trace_tag for trace_tag, _, _ in ending})
 
     def seal_due(self, now_ns: int, *, max_marks: int) -> int:
         """Seal what has waited long enough: idle traces, and runs that ended with gaps; how many were looked at.
@@ -276,8 +277,9 @@ class Group:
             del self._known[trace.trace_tag, trace.trace_id, trace.run or ""]
         _identify(trace)
         marks = self._marks_of(trace)
-        new = {id(mark) for _, mark in self._new_marks}
-        self._moved_marks += [(trace, mark) for mark in timeline.straighten(marks) if id(mark) not in new]
+        if moved := timeline.straighten(marks):
+            new = {id(mark) for _, mark in self._new_marks}
+            self._moved_marks += [(trace, mark) for mark in moved if id(mark) not in new]
         # Above the tag's last deletion, also where another replica's clock is ahead: what ends now is not deleted.
         list_key = self._keys.next(at_least=self._deleted_keys.get(trace.trace_tag, 0) + 1)
         sealed = timeline.seal(trace, marks, outcome, list_key=list_key, sealed_at_ns=sealed_at_ns)
