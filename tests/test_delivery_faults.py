@@ -1,8 +1,9 @@
 """Faults that pass: whatever a collector answers, a trace waits for it and arrives with the same bytes."""
 
+import logging
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -136,7 +137,7 @@ ODDITIES = [
     garbage("bytes-as-json", b"\xff\xfe", JSON),
     garbage("endless-json", b"[" * 60_000, JSON),
     http("200-cut-short", HttpAnswer(200, {}, b"\x0a\x02\x08", missing_bytes=1), Verdict.UNREACHABLE, ""),
-    rpc("OK-garbage", GrpcAnswer(body=b"\xff\xff"), Verdict.BLOCKED, ""),
+    rpc("OK-garbage", GrpcAnswer(body=b"\xff\xff"), Verdict.BLOCKED, "not the answer of an OTLP endpoint"),
     rpc("broken-details", GrpcAnswer(Code.UNAVAILABLE, "x", [BROKEN_TRAILER]), Verdict.RETRY, "UNAVAILABLE: x"),
     rpc(
         "RESOURCE_EXHAUSTED-with-RetryInfo",
@@ -161,6 +162,14 @@ OFTEN = [
 ]
 
 ASKED_SECONDS = 30
+
+
+@pytest.fixture(autouse=True)
+def no_defects(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a collector does, the sender has an answer for it, and no traceback."""
+    yield
+    errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert [record.getMessage() for record in errors if record.name.startswith("gateway")] == []
 
 
 def in_half_a_minute() -> str:

@@ -148,7 +148,7 @@ def test_circuit_stays_open_when_a_probe_is_told_to_come_later() -> None:
 
 def fault(gate: Gate, now: float, trace: str) -> bool:
     """The collector failed over this trace alone."""
-    return gate.fault(now)
+    return gate.fault(now, trace)
 
 
 def test_collector_that_fails_over_three_traces_in_a_row_is_blocked() -> None:

@@ -205,10 +205,18 @@ def test_trace_that_the_collector_fails_over_does_not_hold_up_the_others(
 ) -> None:
     poisoned = names(6)[at_fault]
     with scripted_collector(protocol) as collector, delivery_to(collector, tmp_path) as delivery:
-        collector.script = over({poisoned}, collector, answer)
+        meanwhile: set[str] = set()
+
+        def script(request: Request) -> Answer:
+            meanwhile.update(state for name, state in delivery.states().items() if name != poisoned)
+            return over({poisoned}, collector, answer)(request)
+
+        collector.script = script
         delivery.seal(*names(6))
         delivery.wait_for_states({name: "retrying" if name == poisoned else "delivered" for name in names(6)})
         assert delivery.receipts()[poisoned].last_answer is not None
+        # They were sent again at once, not put off.
+        assert meanwhile == {"pending", "delivered"}
 
         # Later ones do not meet it in a request again.
         delivery.seal("later")

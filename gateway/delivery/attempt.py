@@ -58,7 +58,7 @@ class Attempt:
         while parts:
             part = parts.pop()
             # Another request may have shut the gate since: what is left here waits like everything else.
-            shut = part is not leased and self._gate.seconds_until_open(self._now())
+            shut = part is not leased and (self._gate.probing or self._gate.seconds_until_open(self._now()) > 0)
             if shut or self._stopping():
                 await self._give_back_unsent([part, *parts])
                 return
@@ -120,9 +120,7 @@ class Attempt:
         """The collector failed: over one of the traces, or by itself."""
         if len(part.claims) > 1:
             return part.each_alone()
-        # One that failed alone before says nothing new of the collector, unless it was chosen to find out.
-        known_to_fail = part.claims[0].sent_alone and not self._gate.probing
-        shut = not known_to_fail and self._gate.fault(self._now())
+        shut = self._gate.fault(self._now(), part.claims[0].key)
         await self._reschedule(part, answer, PROBE_EVERY_SECONDS, alone=True)
         return None if shut else []
 

@@ -13,6 +13,7 @@ Every request in flight goes through one gate, so that all of them back off as o
 """
 
 import random
+from collections.abc import Hashable
 
 BACKOFF_FIRST_SECONDS = 1.0
 BACKOFF_LONGEST_SECONDS = 60.0
@@ -30,7 +31,8 @@ class Gate:
     def __init__(self) -> None:
         self._shut_until = 0.0
         self._failures = 0
-        self._faults = 0
+        self._faults: set[Hashable] = set()
+        """Traces that the collector failed over, each alone, since it last took something."""
         self.probing = False
         """The circuit is open: only single traces may be sent, to see whether the endpoint works again."""
 
@@ -44,7 +46,8 @@ class Gate:
 
     def delivered(self) -> None:
         """The collector took something: it works."""
-        self._failures = self._faults = 0
+        self._failures = 0
+        self._faults.clear()
         self.probing = False
 
     def back_off(self, now: float, after_seconds: float | None) -> float:
@@ -64,10 +67,13 @@ class Gate:
         self._shut_until = max(self._shut_until, now + PROBE_EVERY_SECONDS)
         return self._shut_until - now
 
-    def fault(self, now: float) -> bool:
-        """The collector failed over a single trace; whether that is put down to the collector, and the gate is shut."""
-        self._faults += 1
-        if self.probing or self._faults >= FAULTS_IN_A_ROW:
+    def fault(self, now: float, trace: Hashable) -> bool:
+        """The collector failed over a single trace; whether that is put down to the collector, and the gate is shut.
+
+        The same trace again says nothing new of the collector, unless it was chosen as a probe.
+        """
+        self._faults.add(trace)
+        if self.probing or len(self._faults) >= FAULTS_IN_A_ROW:
             self.block(now)
             return True
         return False

@@ -3,7 +3,7 @@
 Source: https://opentelemetry.io/docs/specs/otlp/#otlpgrpc
 """
 
-import re
+import asyncio
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +20,7 @@ from gateway.delivery.answer import Answer, Verdict, printable, success
 from gateway.delivery.tls import tls_context
 from gateway.settings import ExporterSettings
 
-# What gRPC says of a connection that broke. A channel may count as ready for a moment after that, and a status of the
-# library's own cannot be told from one of the collector's otherwise.
-_BROKEN = re.compile("socket closed|connection reset|broken pipe", re.IGNORECASE)
+NOTICE_SECONDS = 0.1
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
@@ -77,17 +75,25 @@ class GrpcSender:
             response = await call
         except grpc.aio.AioRpcError as error:
             timed_out = time.monotonic() - began_at >= self._timeout_seconds
-            return self._failure(error, timed_out=timed_out)
+            return self._failure(error, timed_out=timed_out, connected=await self._is_connected(error.code()))
         if response is None:
             # What gRPC makes of a message that cannot be read.
             return Answer(Verdict.BLOCKED, "OK, but not the answer of an OTLP endpoint")
         return success(response, "OK")
 
-    def _failure(self, error: grpc.aio.AioRpcError, *, timed_out: bool) -> Answer:
+    async def _is_connected(self, code: grpc.StatusCode) -> bool:
+        """Whether the collector is there. A channel whose connection broke may count as ready for a moment after that,
+        so where it matters it is given a moment to notice."""
+        assert self._channel is not None
+        ready = grpc.ChannelConnectivity.READY
+        if code is _Code.UNAVAILABLE:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._channel.wait_for_state_change(ready), NOTICE_SECONDS)
+        return self._channel.get_state() is ready
+
+    def _failure(self, error: grpc.aio.AioRpcError, *, timed_out: bool, connected: bool) -> Answer:
         code = error.code()
         reason = f"{code.name}: {printable(error.details() or '')}"
-        assert self._channel is not None
-        connected = self._channel.get_state() is grpc.ChannelConnectivity.READY and not _BROKEN.search(reason)
         # The same codes come from here when nobody answers, and from a collector that answers with them.
         if (code is _Code.DEADLINE_EXCEEDED and timed_out) or (code is _Code.UNAVAILABLE and not connected):
             return Answer(Verdict.UNREACHABLE, reason)
