@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.errors import QueueFull, StoreUnavailable, TraceConflict, TraceNotFound
-from gateway.group import Applied, Policy, Single
+from gateway.group import Applied, Batch, Policy, RunEvents, Single
 from gateway.ingest import Ingest
 from gateway.runs import Header
 from gateway.store import timelines
@@ -234,5 +234,20 @@ def test_malformed_traceparent_is_noted_and_nothing_else(tmp_path: Path) -> None
         assert ended.trace.ignored_traceparent == "00-nonsense"
         assert (ended.trace.parent_span_id, ended.trace.tracestate) == (None, "")
         assert len(ended.trace.otel_trace_id) == 32
+
+    with_ingest(tmp_path, test)
+
+
+def test_settling_counts_from_the_arrival_of_the_end(tmp_path: Path) -> None:
+    def sent(seq: int, event: Event) -> Batch:
+        return Batch([RunEvents("checkout", "", "r", Header(), [(seq, event)])])
+
+    async def test(bench: Bench) -> None:
+        query = text("SELECT wake_at_ns FROM traces")
+        for seq, event in ((0, start(T0)), (5, end(T0 + 10)), (2, step(T0 + 20)), (5, end(T0 + 30))):
+            await bench.ingest.submit(sent(seq, event))
+        woken_at_ns = await bench.database.read(lambda connection: connection.execute(query).scalar_one())
+
+        assert woken_at_ns == T0 + 10 + SECOND
 
     with_ingest(tmp_path, test)
