@@ -182,8 +182,15 @@ class ScriptedCollector(ABC):
 
 
 class HttpCollector(ScriptedCollector):
-    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", certificate: Path | None = None) -> None:
-        """`certificate` is a file with a key and its certificate."""
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        certificate: Path | None = None,
+        clients: Path | None = None,
+    ) -> None:
+        """`certificate` is a file with a key and its certificate, `clients` one with the only clients' authority."""
         super().__init__(host)
         self._server = _QuietHttpServer(host, port, self._handler())
         self.port = self._server.server_address[1]
@@ -191,6 +198,9 @@ class HttpCollector(ScriptedCollector):
             self.scheme = "https"
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
+            if clients is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(clients)
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
@@ -263,8 +273,15 @@ class _QuietHttpServer(ThreadingHTTPServer):
 class GrpcCollector(ScriptedCollector):
     """A gRPC server behind a relay that can reset connections, which a gRPC server cannot."""
 
-    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", certificate: Path | None = None) -> None:
-        """`certificate` is a file with a key and its certificate."""
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        certificate: Path | None = None,
+        clients: Path | None = None,
+    ) -> None:
+        """`certificate` is a file with a key and its certificate, `clients` one with the only clients' authority."""
         super().__init__(host)
         self._server = grpc.server(ThreadPoolExecutor(16))
         export = grpc.unary_unary_rpc_method_handler(self._export)
@@ -275,7 +292,8 @@ class GrpcCollector(ScriptedCollector):
         else:
             self.scheme = "https"
             pem = certificate.read_bytes()
-            credentials = grpc.ssl_server_credentials([(pem, pem)])
+            authority = clients.read_bytes() if clients is not None else None
+            credentials = grpc.ssl_server_credentials([(pem, pem)], authority, require_client_auth=clients is not None)
             behind = self._server.add_secure_port("127.0.0.1:0", credentials)
         self._relay = _Relay(host, port, behind, self._resets_this_one)
         self.port = self._relay.server_address[1]
@@ -399,10 +417,8 @@ COLLECTORS: dict[str, Callable[..., ScriptedCollector]] = {"http": HttpCollector
 
 
 @contextmanager
-def scripted_collector(
-    protocol: str, port: int = 0, *, host: str = "127.0.0.1", certificate: Path | None = None
-) -> Iterator[ScriptedCollector]:
-    collector = COLLECTORS[protocol](port, host=host, certificate=certificate)
+def scripted_collector(protocol: str, port: int = 0, **parts: Any) -> Iterator[ScriptedCollector]:
+    collector = COLLECTORS[protocol](port, **parts)
     collector.open()
     try:
         yield collector

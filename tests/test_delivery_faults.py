@@ -384,6 +384,26 @@ def test_while_the_certificate_is_not_trusted_a_trace_is_pending(protocol: str, 
     assert false.requests == []
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make certificates")
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_collector_that_asks_for_a_client_certificate_gets_it(protocol: str, tmp_path: Path) -> None:
+    server, known, stranger = (self_signed_certificate(tmp_path, name) for name in ("server", "known", "stranger"))
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    with scripted_collector(protocol, certificate=server, clients=known) as collector:
+        with delivery_to(
+            collector, folder, certificate=server, client_certificate=stranger, client_key=stranger
+        ) as delivery:
+            delivery.seal("a")
+            assert_pending(delivery, 2)
+            assert collector.requests == []
+        with delivery_to(
+            collector, tmp_path, certificate=server, client_certificate=known, client_key=known
+        ) as delivery:
+            delivery.seal("a")
+            delivery.wait_for_states({"a": "delivered"})
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_endpoint_may_be_an_ipv6_address(protocol: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
