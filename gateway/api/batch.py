@@ -1,7 +1,6 @@
 """The write API for clients that buffer: many events in one request."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -15,31 +14,18 @@ from gateway.wire.batch import BatchAnswer, BatchEnvelope, Usable, without_unusa
 CONFLICT = 409
 
 
-@dataclass(slots=True)
-class ReadBatch:
-    """What can be used of a batch, and what cannot."""
-
-    envelope: BatchEnvelope
-    usable: Usable | None
-    """Where not all of it can be used: what is left, with the indices that it had."""
-
-
 def route(ingest: Ingest, metrics: Metrics, *, body_max_bytes: int, batch_max_events: int) -> DirectRoute:
     """The route for batches, in front of `ingest`. What it counts as accepted or duplicate is on disk."""
 
     async def batch(envelope: BatchEnvelope) -> dict[str, Any]:
         """Events of any number of traces, in any order. Each counts once, however often it is sent; one that cannot
         be used costs its neighbours nothing."""
-        raise NotImplementedError  # Documentation only: `take` is what is called.
-
-    async def take(batch: ReadBatch) -> dict[str, Any]:
-        metrics.dropped_events.add(batch.envelope.dropped)
-        result = await ingest.submit(batch.envelope.batch(now_ns()))
-        rejected = list(batch.usable.refusals) if batch.usable else []
+        metrics.dropped_events.add(envelope.dropped)
+        result = await ingest.submit(envelope.batch(now_ns()))
+        usable = envelope.usable
+        rejected = list(usable.refusals) if usable else []
         for run, position, error in result.refused:
-            trace, event = (
-                (batch.usable.traces[run], batch.usable.events[run][position]) if batch.usable else (run, position)
-            )
+            trace, event = (usable.traces[run], usable.events[run][position]) if usable else (run, position)
             rejected.append({"trace": trace, "event": event, "status": CONFLICT, "detail": error.message})
         # A trace as a whole before its events.
         rejected.sort(key=lambda one: (one["trace"], -1 if one["event"] is None else one["event"]))
@@ -48,7 +34,6 @@ def route(ingest: Ingest, metrics: Metrics, *, body_max_bytes: int, batch_max_ev
     return DirectRoute(
         "/api/tracing/batch",
         batch,
-        serve=take,
         read=lambda body: read_batch(body, batch_max_events),
         body_max_bytes=body_max_bytes,
         response_model=BatchAnswer,
@@ -57,20 +42,21 @@ def route(ingest: Ingest, metrics: Metrics, *, body_max_bytes: int, batch_max_ev
     )
 
 
-def read_batch(body: bytes, max_events: int) -> ReadBatch:
-    """What can be used of a batch.
+def read_batch(body: bytes, max_events: int) -> BatchEnvelope:
+    """What can be used of a batch, which knows what cannot.
 
     Raises:
         RequestValidationError: it is no batch, or has more events than a batch may have.
     """
     try:
-        batch = ReadBatch(parse(BatchEnvelope, body), None)
+        batch = parse(BatchEnvelope, body)
     except RequestValidationError as error:
         usable = _usable(body, error)
         if usable is None:
             raise
-        batch = ReadBatch(BatchEnvelope.model_validate(usable.document), usable)
-    events = sum(len(trace.events) for trace in batch.envelope.traces)
+        batch = BatchEnvelope.model_validate(usable.document)
+        batch.usable = usable
+    events = sum(len(trace.events) for trace in batch.traces)
     if events + (len(batch.usable.refusals) if batch.usable else 0) > max_events:
         message = f"A batch should have at most {max_events} events"
         problem = {"type": "too_long", "loc": ("body", "traces"), "msg": message, "ctx": {"max_length": max_events}}

@@ -36,14 +36,12 @@ class DirectRoute(APIRoute):
         *,
         body_max_bytes: int,
         read: Callable[[bytes], Any] | None = None,
-        serve: Endpoint | None = None,
         **documentation: Any,
     ) -> None:
-        """`read` and `serve` stand in where the argument is not simply the model that is documented: `serve` is then
-        called instead of `endpoint`, with what `read` makes of the body."""
+        """`read` makes the endpoint's argument of the body, where that takes more than parsing the model."""
         super().__init__(path, endpoint, methods=["POST"], **documentation)
         self._read = read or partial(parse, next(iter(endpoint.__annotations__.values())))
-        self._serve = serve or endpoint
+        self._serve = endpoint
         self._body_max_bytes = body_max_bytes
         # Reached the long way round, too, it behaves no differently.
         self.app = self.serve

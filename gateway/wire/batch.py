@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway.group import Batch, RunEvents
@@ -124,6 +124,16 @@ class RunEnvelope(BaseModel):
         )
 
 
+@dataclass(slots=True)
+class Usable:
+    """What is left of a batch without what cannot be used, with the indices that everything had."""
+
+    document: Any
+    traces: list[int] = field(default_factory=list)
+    events: list[list[int]] = field(default_factory=list)
+    refusals: list[dict[str, Any]] = field(default_factory=list)
+
+
 class BatchEnvelope(BaseModel):
     """Events of any number of traces."""
 
@@ -144,6 +154,17 @@ class BatchEnvelope(BaseModel):
         description="By run.",
         examples=[[{"trace_tag": "checkout", "run": "b7ad6b7169203331", "events": [{"seq": 0, "type": "start"}]}]],
     )
+
+    _usable: Usable | None = PrivateAttr(default=None)
+
+    @property
+    def usable(self) -> Usable | None:
+        """Where not all that was sent can be used: what is left, and what was refused. None where all of it can."""
+        return self._usable
+
+    @usable.setter
+    def usable(self, usable: Usable) -> None:
+        self._usable = usable
 
     def batch(self, arrived_at_ns: int) -> Batch:
         sent_at_ns = nanoseconds(self.sent_at)
@@ -167,16 +188,6 @@ class BatchAnswer(BaseModel):
     rejected: list[Refusal] = Field(
         description="Events that do not count, and traces whose header cannot be used.", examples=[[]]
     )
-
-
-@dataclass(slots=True)
-class Usable:
-    """What is left of a batch without what cannot be used, with the indices that everything had."""
-
-    document: Any
-    traces: list[int] = field(default_factory=list)
-    events: list[list[int]] = field(default_factory=list)
-    refusals: list[dict[str, Any]] = field(default_factory=list)
 
 
 def without_unusable(document: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]) -> Usable | None:
