@@ -76,7 +76,8 @@ class Ingest:
             TraceNotFound, TraceConflict: a single event does not fit its trace; nothing of it was stored.
             StoreUnavailable: the database failed.
         """
-        if self._closing or self._queued_events + command.weight > self._queue_max_events:
+        # A batch that is larger than the whole queue is taken by an empty one; it would be refused for ever otherwise.
+        if self._closing or (self._queue and self._queued_events + command.weight > self._queue_max_events):
             raise QueueFull
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._queue.append((command, answer))

@@ -251,3 +251,13 @@ def test_settling_counts_from_the_arrival_of_the_end(tmp_path: Path) -> None:
         assert woken_at_ns == T0 + 10 + SECOND
 
     with_ingest(tmp_path, test)
+
+
+def test_batch_larger_than_the_queue_is_taken_by_an_empty_one(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        events = [(seq, step(T0 + seq)) for seq in range(1, 4)]
+        large = Batch([RunEvents("checkout", "", "r", Header(), events)])
+
+        assert (await bench.ingest.submit(large)).accepted == 3
+
+    with_ingest(tmp_path, test, queue_max_events=2)

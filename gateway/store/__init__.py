@@ -6,5 +6,5 @@ Contract, for every function here that takes a connection:
 - keys grow with time, and `shard` stands in every primary key and unique index, so that the tables can be
   distributed on it;
 - no statement locks rows of several shards in an order of its own: rows are written sorted by key;
-- no id is stored as '', so that unique indexes hold for traces without one.
+- where a trace has no id, '' is stored and not NULL, so that unique indexes hold for it too.
 """

@@ -9,7 +9,6 @@ from gateway.timeline import DeliveryState, Outcome
 from gateway.wire.fields import ErrorInfo
 
 _TIME = Field(description="RFC 3339 in UTC with microseconds.", examples=["2026-09-10T00:26:40.321400Z"])
-_SECONDS = Field(description="In seconds.", examples=[0.3214])
 _TRACE_TAG = Field(description="What was traced.", examples=["checkout"])
 _TRACE_ID = Field(description="As it was sent.", examples=["42"])
 _OTEL_TRACE_ID = Field(
