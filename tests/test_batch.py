@@ -14,6 +14,7 @@ import pytest
 from tests.clients import Client
 from tests.otlp_server import otlp_server
 from tests.processes import Gateway
+from tests.rows import rows
 from tests.waiting import wait_until
 
 T0_MS = 1_789_000_000_000.0
@@ -100,16 +101,21 @@ def test_events_count_once_after_deletion_too(client: Client, tag: str) -> None:
     assert client.timelines(tag) == []
 
 
-def test_emptied_runs_still_answer_duplicate(client: Client, tag: str, shared_gateway: Gateway) -> None:
-    send(client, tag, whole())
-    client.delete(f"/api/traces/{tag}")
-    other = uuid4().hex
-    # The sweeper takes its turns one after the other: when this one is done, so is the first.
-    send(client, other, whole())
-    client.delete(f"/api/traces/{other}")
-    wait_until(lambda: send(client, tag, whole()) == accepted(0, duplicates=4))
+def test_emptied_runs_still_answer_duplicate(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, {"PERF_TRACER_SETTLE_SECONDS": "0.5"})
+    with Client(gateway.url) as client:
+        send(client, "emptied", whole(), run="whole")
+        send(client, "emptied", [event(0, "start"), event(3, "end")], run="gaps")
+        wait_until(lambda: len(client.timelines("emptied")) == 2)
+        client.delete("/api/traces/emptied")
+        wait_until(lambda: rows(tmp_path, "marks") == 0)
 
-    assert send(client, tag, [event(9)])["rejected"][0]["status"] == 409
+        assert rows(tmp_path, "traces") == 2
+        assert send(client, "emptied", whole(), run="whole") == accepted(0, duplicates=4)
+        assert send(client, "emptied", whole(), run="gaps") == accepted(0, duplicates=4)
+        assert send(client, "emptied", [event(9)], run="whole")["rejected"][0]["status"] == 409
+        assert client.timelines("emptied") == []
+    gateway.stop()
 
 
 def test_runs_of_one_id_coexist_and_do_not_mix_with_single_events(client: Client, tag: str) -> None:

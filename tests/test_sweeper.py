@@ -1,8 +1,6 @@
 """Idle traces are abandoned, deleted ones removed, whichever of many processes does it."""
 
-import sqlite3
 import threading
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import pytest
 from tests.clients import Client
 from tests.otlp_server import otlp_server
 from tests.processes import Gateway
+from tests.rows import rows
 from tests.waiting import wait_until
 
 IDLE = {"PERF_TRACER_IDLE_TIMEOUT_SECONDS": "3"}
@@ -69,9 +68,3 @@ def test_deleted_rows_are_removed_also_after_a_restart(tmp_path: Path) -> None:
         wait_until(lambda: rows(tmp_path, "traces") == 1)
         assert rows(tmp_path, "marks") == 4
     gateway.stop()
-
-
-def rows(folder: Path, table: str) -> int:
-    with closing(sqlite3.connect(f"file:{folder}/perf-tracer.db?mode=ro", uri=True)) as connection:
-        count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-        return count
