@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from gateway import runs, spans, timeline
 from gateway.errors import EventError, TraceNotFound
 from gateway.runs import Header
-from gateway.store import batches
+from gateway.store import batches, histograms
 from gateway.store.batches import Address, OutboxEntry, TraceKey
 from gateway.store.keys import KeyClock, shard_of
 from gateway.timeline import DeliveryState, Event, EventType, Mark, Outcome, Timeline, Trace
@@ -134,7 +134,7 @@ class Group:
         self._changed: dict[TraceKey, Trace] = {}
         self._new_marks: list[tuple[Trace, Mark]] = []
         self._moved_marks: list[tuple[Trace, Mark]] = []
-        self._sealed_tags: set[str] = set()
+        self._sealed: list[Timeline] = []
         self.outbox: list[OutboxEntry] = []
 
     def load(self, commands: Sequence[Command]) -> None:
@@ -187,7 +187,9 @@ class Group:
         batches.save_traces(self._connection, self._changed.values())
         batches.save_marks(self._connection, self._new_marks)
         batches.move_marks(self._connection, self._moved_marks)
-        batches.save_tags(self._connection, self._sealed_tags - self._deleted_keys.keys())
+        sealed_tags = {sealed.trace.trace_tag for sealed in self._sealed}
+        batches.save_tags(self._connection, sealed_tags - self._deleted_keys.keys())
+        histograms.count(self._connection, self._sealed, slot=self._keys.slot)
         batches.save_outbox(self._connection, self.outbox)
 
     def _decide_single(self, command: Single) -> Applied:
@@ -280,11 +282,13 @@ class Group:
         if moved := timeline.straighten(marks):
             new = {id(mark) for _, mark in self._new_marks}
             self._moved_marks += [(trace, mark) for mark in moved if id(mark) not in new]
-        # Above the tag's last deletion, also where another replica's clock is ahead: what ends now is not deleted.
-        list_key = self._keys.next(at_least=self._deleted_keys.get(trace.trace_tag, 0) + 1)
+        # Above the tag's last deletion, also where another replica's clock is ahead: what ends now is not deleted. And
+        # not before the event that ended it, also where the clock was set back: what is kept by one is kept by both.
+        floor = max(self._deleted_keys.get(trace.trace_tag, 0) + 1, sealed_at_ns)
+        list_key = self._keys.next(at_least=floor)
         sealed = timeline.seal(trace, marks, outcome, list_key=list_key, sealed_at_ns=sealed_at_ns)
         self._changed[key] = trace
-        self._sealed_tags.add(trace.trace_tag)
+        self._sealed.append(sealed)
         trace.delivery_state = self._delivery_state(sealed)
         if trace.delivery_state is DeliveryState.PENDING:
             payload = spans.encode(sealed, self._policy.resource_attributes)
@@ -331,6 +335,7 @@ class Group:
             delivery_attempts=0,
             delivery_answer=None,
             delivered_at_ns=None,
+            counted=False,
         )
         self._known[address] = trace
         self._marks[trace.run_key, trace.shard] = []

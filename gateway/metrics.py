@@ -15,6 +15,12 @@ COUNTERS = {
     "rejected_traces": ("perf_tracer.delivery.rejected", "{trace}", "Traces that the collector will not have."),
     "export_requests": ("perf_tracer.delivery.requests", "{request}", "Requests to the collector, by `verdict`."),
     "export_warnings": ("perf_tracer.delivery.warnings", "{request}", "Requests taken with a remark."),
+    "expired_traces": ("perf_tracer.retention.expired", "{trace}", "Traces removed because they were old enough."),
+    "expired_undelivered_traces": (
+        "perf_tracer.retention.undelivered",
+        "{trace}",
+        "Traces that were still not delivered when they were old enough to be removed.",
+    ),
 }
 
 
@@ -29,6 +35,8 @@ class Metrics:
     rejected_traces: Counter
     export_requests: Counter
     export_warnings: Counter
+    expired_traces: Counter
+    expired_undelivered_traces: Counter
 
 
 def create_metrics(readers: Sequence[MetricReader] = ()) -> Metrics:

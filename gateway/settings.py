@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from opentelemetry.sdk.resources import OTELResourceDetector
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.errors import SettingsError
@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     trace_max_steps: int = Field(default=10_000, ge=1)
     """Steps that one trace may have; one more is answered with 409."""
 
+    retention_days: float = Field(default=14.0, gt=0, le=36_500)
+    """How long timelines are kept after their end; what the collector never took goes with them, and is counted."""
+
+    summary_retention_days: float = Field(default=400.0, gt=0, le=36_500)
+    """How long summaries are kept; not shorter than timelines."""
+
     delivery_max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=64 * 1024)
     """The largest export request sent to the collector. Collectors refuse gRPC messages over 4 MiB."""
 
@@ -62,6 +68,14 @@ class Settings(BaseSettings):
 
     access_log: bool = False
     """Log every request. Costs about a quarter of the throughput, so it is off unless asked for."""
+
+    @field_validator("summary_retention_days")
+    @classmethod
+    def _not_shorter_than_timelines(cls, days: float, info: ValidationInfo) -> float:
+        # What is counted of a trace must be there as long as the trace is, so that it can be taken back.
+        if days < info.data.get("retention_days", 0):
+            raise ValueError("must not be less than PERF_TRACER_RETENTION_DAYS")
+        return days
 
 
 def load_settings() -> Settings:

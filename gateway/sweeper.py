@@ -7,35 +7,62 @@ to whoever was faster.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from gateway.errors import StoreUnavailable
 from gateway.group import Group, Policy
-from gateway.store import deletion
+from gateway.metrics import Metrics
+from gateway.store import deletion, histograms
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
+from gateway.summary import DAY_NS, HOUR_NS, HOURS_KEPT_NS
 from gateway.timeline import SECOND
 
 logger = logging.getLogger(__name__)
 
 ROWS_A_BATCH = 2_000
+HISTOGRAMS_A_BATCH = 200
 SWEEP_SECONDS = 60.0
-"""How often to sweep at least; more often where traces settle or idle for a shorter time."""
+"""How often to sweep at least; more often where traces settle or idle, or are kept, for a shorter time."""
+ADD_UP_LATER_NS = HOUR_NS
+"""Days are read as whole ones before hours are added up to them, however much the clocks of replicas differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long things are kept after they have ended."""
+
+    traces_ns: int
+    summaries_ns: int
 
 
 class Sweeper:
-    """Seals idle and settled traces, and removes the rows of deleted ones."""
+    """Seals idle and settled traces, removes deleted and old ones, and adds up old histograms."""
 
-    def __init__(self, database: Database, policy: Policy, *, keys: KeyClock, on_sealed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        policy: Policy,
+        retention: Retention,
+        metrics: Metrics,
+        *,
+        keys: KeyClock,
+        on_sealed: Callable[[], None],
+    ) -> None:
         """`on_sealed` is called after each commit that put spans into the outbox."""
         self._database = database
         self._policy = policy
+        self._retention = retention
+        self._metrics = metrics
         self._keys = keys
         self._on_sealed = on_sealed
-        self._sweep_seconds = min(SWEEP_SECONDS, policy.idle_timeout_ns / SECOND / 2, policy.settle_ns / SECOND / 2)
+        shortest_ns = min(policy.idle_timeout_ns, policy.settle_ns, retention.traces_ns)
+        self._sweep_seconds = min(SWEEP_SECONDS, shortest_ns / SECOND / 2)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -58,8 +85,14 @@ class Sweeper:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._sweep_seconds)
             self._woken.clear()
-            # Each for itself: where one fails, the other goes on.
-            for sweep in (self._seal_due, self._empty_deleted):
+            # Each for itself: where one fails, the others go on.
+            for sweep in (
+                self._seal_due,
+                self._empty_deleted,
+                self._expire_traces,
+                self._add_up_histograms,
+                self._expire_histograms,
+            ):
                 try:
                     await sweep()
                 except StoreUnavailable:
@@ -84,3 +117,31 @@ class Sweeper:
         for trace_tag in await self._database.read(deletion.tags_to_empty):
             while await self._database.write(deletion.empty_tag, trace_tag, max_rows=ROWS_A_BATCH):
                 pass
+
+    async def _expire_traces(self) -> None:
+        before_ns = time.time_ns() - self._retention.traces_ns
+        # What is still to be delivered first: as long as a trace is there, its receipt says what became of it.
+        undelivered: Counter[str] = Counter()
+        try:
+            while gone := await self._database.write(deletion.expire_outbox, before_ns, max_rows=ROWS_A_BATCH):
+                undelivered += gone
+                self._metrics.expired_undelivered_traces.add(gone.total())
+        finally:
+            # Also where the next batch fails, or there is none because we stop: these are gone.
+            if undelivered:
+                states = ", ".join(f"{count} {state}" for state, count in sorted(undelivered.items()))
+                logger.warning("traces are removed by age that the collector never took: %s", states)
+        any_left = True
+        while any_left:
+            expired, any_left = await self._database.write(deletion.expire_traces, before_ns, max_rows=ROWS_A_BATCH)
+            self._metrics.expired_traces.add(expired)
+
+    async def _add_up_histograms(self) -> None:
+        before_ns = (time.time_ns() - HOURS_KEPT_NS - ADD_UP_LATER_NS) // DAY_NS * DAY_NS
+        while await self._database.write(histograms.add_up_hours, before_ns, max_rows=HISTOGRAMS_A_BATCH):
+            pass
+
+    async def _expire_histograms(self) -> None:
+        before_ns = time.time_ns() - self._retention.summaries_ns
+        while await self._database.write(histograms.expire, before_ns, max_rows=HISTOGRAMS_A_BATCH):
+            pass

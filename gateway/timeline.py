@@ -166,6 +166,9 @@ class Trace:
     delivery_answer: str | None
     delivered_at_ns: int | None
 
+    counted: bool
+    """Whether the summaries count it: true once sealed, except where a version without summaries sealed it."""
+
 
 @dataclass(slots=True)
 class Step:
@@ -231,6 +234,7 @@ def seal(trace: Trace, marks: Sequence[Mark], outcome: Outcome, *, list_key: int
     trace.wake_at_ns = None
     trace.ended_at_ns = timeline.ended_at_ns
     trace.duration_ns = timeline.duration_ns
+    trace.counted = True
     if trace.single:
         trace.run = None
     return timeline

@@ -32,6 +32,7 @@ def trace(**given: Any) -> Trace:
         "missing_events": 0,
         "failed": False,
         "delivery_attempts": 0,
+        "counted": False,
     }
     return Trace(**{**defaults, **given})
 

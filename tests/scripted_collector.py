@@ -49,12 +49,13 @@ from gateway.delivery.sender import sender_for
 from gateway.delivery.status import Status
 from gateway.metrics import create_metrics
 from gateway.settings import ExporterSettings
-from gateway.store import batches, timelines
+from gateway.store import batches
 from gateway.store.batches import OutboxEntry
 from gateway.store.engine import Database
 from gateway.store.timelines import Receipt
 from gateway.timeline import SECOND, DeliveryState, Outcome, seal
 from tests.builders import T0, apply, end, start, step, trace
+from tests.rows import newest
 from tests.waiting import wait_until
 
 T = TypeVar("T")
@@ -501,7 +502,7 @@ class Delivery:
 
     def receipts(self) -> dict[str, Receipt]:
         with self.database.reader.begin() as connection:
-            listed = timelines.newest(connection, TRACE_TAG, limit=1_000)
+            listed = newest(connection, TRACE_TAG)
         return {timeline.trace.trace_id: receipt for timeline, receipt in listed}
 
     def states(self) -> dict[str, str]:

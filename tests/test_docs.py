@@ -1,5 +1,9 @@
 """What is documented is what there is."""
 
+import json
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from tests.clients import Client
 from tests.processes import ROOT, Gateway
 
 SETTINGS_PAGE = ROOT / "docs" / "operations.md"
+API_PAGE = (ROOT / "docs" / "api.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,11 @@ def test_every_route_is_documented_with_the_answers_it_gives(schema: dict[str, A
         "GET /api/traces": {"200", "422", "503"},
         "GET /api/traces/{trace_tag}": {"200", "422", "503"},
         "DELETE /api/traces/{trace_tag}": {"204", "422", "503"},
+        "GET /api/traces/{trace_tag}/{trace_id}": {"200", "422", "503"},
+        "DELETE /api/traces/{trace_tag}/{trace_id}": {"204", "422", "503"},
+        "GET /api/summaries": {"200", "422", "503"},
+        "GET /api/summaries/{trace_tag}": {"200", "422", "503"},
+        "GET /api/comparisons/{trace_tag}": {"200", "422", "503"},
         "GET /api/delivery": {"200", "503"},
         "POST /api/delivery/retry": {"200", "409", "413", "415", "422", "503"},
         "GET /healthz": {"200", "503"},
@@ -72,7 +82,7 @@ def test_answers_have_the_documented_fields_and_no_others(shared_gateway: Gatewa
         exactly(wire.StepAdded, client.say("step", tag, step_name="a", **failure))
         exactly(wire.TraceEnded, client.say("end", tag, **failure))
         [timeline] = client.timelines(tag)
-    exactly(wire.FinishedTimeline, timeline)
+    exactly(wire.ListedTimeline, timeline)
 
 
 def exactly(model: type[BaseModel], answer: dict[str, Any]) -> None:
@@ -97,6 +107,48 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert (
             f"| `PERF_TRACER_{name.upper()}` | {'`' + default + '`' if default else ''} | {field.description} |" in page
         )
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the examples need jq (on Debian: apt-get install jq)")
+def test_examples_of_reading_run_as_they_stand(tmp_path: Path, gateway: Gateway) -> None:
+    blocks = re.findall(r"<!-- reading.*?-->\n```sh\n(.*?)```", API_PAGE, re.DOTALL)
+    with Client(gateway.url) as client:
+        client.whole_trace("checkout", "1")
+        client.say("start", "checkout", "2")
+        client.say("step", "checkout", "2", step_name="cart")
+        open_one, exported, summarized, compared = (
+            run(block.replace("http://localhost:8000", gateway.url), tmp_path) for block in blocks
+        )
+
+    assert open_one.startswith("2 cart 0.")
+    assert open_one.splitlines()[1:] == ["0"]
+    assert (tmp_path / "checkout.csv").read_bytes().count(b"\r\n") == 6
+    assert 0 < float(exported) < 60
+    assert '"count": 1' in summarized
+    assert "step-0 0." in summarized
+    assert compared.splitlines()[0] == "too few\tin all\tnull s"
+    assert compared.splitlines()[-1] == "true"
+
+
+def test_example_of_a_summary_has_todays_fields(shared_gateway: Gateway) -> None:
+    [example] = [block for block in re.findall(r"```json\n(.*?)```", API_PAGE, re.DOTALL) if "relative_error" in block]
+    with Client(shared_gateway.url) as client:
+        client.whole_trace("summary")
+        summary = client.get("/api/summaries/summary").json()
+
+    assert same_fields(json.loads(example), summary)
+
+
+def same_fields(one: Any, other: Any) -> bool:
+    """Whether both have the same fields in the same order, all the way down, in the first of each list."""
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same_fields(value, other[key]) for key, value in one.items())
+    return not isinstance(one, list) or same_fields(one[0], other[0])
+
+
+def run(script: str, folder: Path) -> str:
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    return subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=30).stdout
 
 
 def test_every_page_that_is_linked_to_exists() -> None:

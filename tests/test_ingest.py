@@ -13,11 +13,11 @@ from gateway.errors import QueueFull, StoreUnavailable, TraceConflict, TraceNotF
 from gateway.group import Applied, Batch, Policy, RunEvents, Single
 from gateway.ingest import Ingest
 from gateway.runs import Header
-from gateway.store import timelines
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
 from gateway.timeline import SECOND, Event
 from tests.builders import T0, end, start, step
+from tests.rows import newest
 
 
 def command(event: Event, trace_id: str = "", **header: Any) -> Single:
@@ -84,7 +84,7 @@ def test_events_of_one_trace_in_one_group_are_applied_in_their_order(tmp_path: P
         assert isinstance(ended, Applied)
         assert ended.ended is not None
         assert [(one.step_name, one.duration_ns) for one in ended.ended.steps] == [("a", 1000), ("b", 2000)]
-        [(listed, _)] = await bench.database.read(timelines.newest, "checkout", limit=9)
+        [(listed, _)] = await bench.database.read(newest, "checkout")
         assert listed == ended.ended
 
     with_ingest(tmp_path, test)

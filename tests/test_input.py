@@ -368,8 +368,8 @@ def test_path_that_is_not_utf8(method: str, segment: str, shared_gateway: Gatewa
         ("POST", "/api/tracing%2Fstart"),
         ("POST", "/api/tracing/start/"),
         ("GET", "/api%2Ftraces"),
-        ("GET", "/api/traces/a/"),
-        ("GET", "/api/traces/../traces"),
+        ("GET", "/api/traces/a/b/"),
+        ("GET", "/api/traces/../../traces"),
         ("DELETE", "/api/traces/a/../b"),
     ],
 )

@@ -17,13 +17,14 @@ from sqlalchemy import text
 from gateway.errors import EventError
 from gateway.group import Applied, Batch, BatchApplied, Command, Group, Policy, RunEvents, Single
 from gateway.runs import Header
-from gateway.store import migrations
+from gateway.store import deletion, histograms, migrations
 from gateway.store.batches import load_marks
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
 from gateway.store.rows import trace_from
 from gateway.store.tables import traces
-from gateway.timeline import MILLISECOND, SECOND, Event, EventType, Outcome, lay_out
+from gateway.summary import WHOLE_TRACE, Tally, Window
+from gateway.timeline import LATEST_NS, MILLISECOND, SECOND, Event, EventType, Outcome, TraceError, lay_out
 from tests.builders import T0
 
 SETTLE_NS = 10 * SECOND
@@ -44,6 +45,7 @@ class Model:
     end_seq: int | None = None
     end_arrived_ns: int = 0
     outcome: Outcome = Outcome.OPEN
+    single: bool = False
 
     @property
     def last_arrived_ns(self) -> int:
@@ -52,6 +54,14 @@ class Model:
     @property
     def missing(self) -> int:
         return max(self.events) + 1 - len(self.events)
+
+    @property
+    def failed(self) -> bool:
+        return any(event.error for event in self.events.values())
+
+    @property
+    def step_failures(self) -> list[bool]:
+        return [event.error is not None for _, event in sorted(self.events.items()) if event.type is EventType.STEP]
 
     def shown(self) -> Shown:
         marks: list[int] = []
@@ -92,6 +102,8 @@ class LifeOfATrace(RuleBasedStateMachine):
         self.open_database()
         self.open: dict[Address, Model] = {}
         self.sealed: list[Model] = []
+        self.emptied: list[Model] = []
+        self.ever_sealed = 0
 
     def open_database(self) -> None:
         self.database = Database(f"sqlite:///{self.folder}/test.db", busy_timeout_seconds=1)
@@ -144,6 +156,28 @@ class LifeOfATrace(RuleBasedStateMachine):
                 self.seal(address, Outcome.ABANDONED)
 
     @rule()
+    def delete_tag(self) -> None:
+        with self.database.writer.begin() as connection:
+            deletion.delete_tag(connection, "tag", self.keys)
+        with self.database.writer.begin() as connection:
+            for trace_tag in deletion.tags_to_empty(connection):
+                while deletion.empty_tag(connection, trace_tag, max_rows=5):
+                    pass
+        self.forget(self.sealed)
+
+    @rule(id_=ids, max_marks=st.sampled_from([1, 100]))
+    def delete_id(self, id_: str, max_marks: int) -> None:
+        with self.database.writer.begin() as connection:
+            newest = deletion.newest_key(connection, "tag", id_)
+            while deletion.delete_id(connection, "tag", id_, up_to_key=newest, slot=1, max_marks=max_marks):
+                pass
+        self.forget([trace for trace in self.sealed if trace.address[1] == id_])
+
+    def forget(self, deleted: list[Model]) -> None:
+        self.emptied += [trace for trace in deleted if not trace.single]
+        self.sealed = [trace for trace in self.sealed if trace not in deleted]
+
+    @rule()
     def restart(self) -> None:
         self.close_database()
         self.open_database()
@@ -156,7 +190,9 @@ class LifeOfATrace(RuleBasedStateMachine):
         event = Event(types.get(kind, EventType.STEP), self.now_ns)
         event.ends_trace = kind in ("end", "last step")
         if event.type is EventType.STEP:
-            event.step_name, event.track_duration = f"single-{self.now_ns}", tracked
+            event.step_name, event.track_duration = f"single-{self.now_ns // MILLISECOND % 7}", tracked
+        if self.now_ns // MILLISECOND % 5 == 0:
+            event.error = TraceError("Error")
         return Single("tag", id_, event, Header())
 
     def batch_of(self, data: st.DataObject, run: str, id_: str) -> Batch:
@@ -171,6 +207,7 @@ class LifeOfATrace(RuleBasedStateMachine):
         event.ends_trace = seq == end
         if type_ is EventType.STEP:
             event.step_name, event.track_duration = f"step-{seq}", seq % 2 == 0
+            event.error = TraceError("Error") if self.now_ns // MILLISECOND % 2 else None
         return event
 
     # What both make of it.
@@ -200,7 +237,7 @@ class LifeOfATrace(RuleBasedStateMachine):
         if command.event.type is EventType.START:
             if trace is not None:
                 self.seal(address, Outcome.SUPERSEDED)
-            self.open[address] = Model(address, {0: command.event})
+            self.open[address] = Model(address, {0: command.event}, single=True)
             return "started"
         if trace is None:
             return "TraceNotFound"
@@ -215,11 +252,12 @@ class LifeOfATrace(RuleBasedStateMachine):
 
     def expected_of_batch(self, sent: RunEvents) -> tuple[int, int, list[int]]:
         address = sent.address
-        known = next((one for one in self.sealed if one.address == address), None) or self.open.get(address)
+        ended = [*self.sealed, *self.emptied]
+        known = next((one for one in ended if one.address == address), None) or self.open.get(address)
         trace = known or Model(address)
         accepted, duplicates, refused = 0, 0, []
         for position, (seq, event) in sorted(enumerate(sent.events), key=lambda item: item[1][0]):
-            if seq in trace.events:
+            if seq in trace.events or (trace in self.emptied and seq < max(trace.events)):
                 duplicates += 1
             elif (
                 trace.outcome is not Outcome.OPEN
@@ -241,7 +279,8 @@ class LifeOfATrace(RuleBasedStateMachine):
     def seal(self, address: Address, outcome: Outcome) -> None:
         trace = self.open.pop(address)
         trace.outcome = outcome
-        if not address[2]:
+        self.ever_sealed += 1
+        if trace.single:
             # Nothing addresses a single trace any more.
             trace.address = (address[0], address[1], f"sealed-{len(self.sealed)}")
         self.sealed.append(trace)
@@ -249,7 +288,7 @@ class LifeOfATrace(RuleBasedStateMachine):
     @invariant()
     def sealed_traces_are_those_of_the_model(self) -> None:
         with self.database.reader.begin() as connection:
-            sealed = traces.select().where(traces.c.outcome != "open").order_by(traces.c.list_key)
+            sealed = traces.select().where(traces.c.outcome.not_in(["open", "deleted"])).order_by(traces.c.list_key)
             found = [trace_from(row) for row in connection.execute(sealed)]
             marks = load_marks(connection, found)
             queued = connection.execute(text("SELECT count(*) FROM outbox")).scalar()
@@ -270,7 +309,26 @@ class LifeOfATrace(RuleBasedStateMachine):
             )
 
         assert sorted(shown) == sorted(one.shown() for one in self.sealed)
-        assert queued == len(self.sealed)
+        assert queued == self.ever_sealed
+
+    @invariant()
+    def summaries_count_what_the_model_has(self) -> None:
+        expected: dict[str, Tally] = {}
+        for trace in self.sealed:
+            whole = expected.setdefault(WHOLE_TRACE, Tally())
+            *_, duration_ns, steps = trace.shown()
+            if trace.outcome is Outcome.COMPLETED:
+                whole.count_duration(duration_ns, trace.failed, 1)
+                for (name, step_ns), failed in zip(steps, trace.step_failures, strict=True):
+                    expected.setdefault(name, Tally()).count_duration(step_ns, failed, 1)
+            elif trace.outcome is Outcome.ABANDONED:
+                whole.abandoned += 1
+            else:
+                whole.superseded += 1
+        with self.database.reader.begin() as connection:
+            counted = histograms.of_tag(connection, "tag", Window(0, LATEST_NS))
+
+        assert {name: tally for name, tally in counted.items() if tally != Tally()} == expected
 
 
 def summary(answer: Any) -> Any:

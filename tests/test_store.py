@@ -21,6 +21,7 @@ from gateway.store.engine import Database, LostRace
 from gateway.store.keys import KeyClock, shard_of, shard_of_tag
 from gateway.timeline import DeliveryState, Mark, Outcome, Trace, TraceError
 from tests.builders import T0, apply, end, start, step, timeline_of, trace
+from tests.rows import newest
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_newest_are_listed_oldest_first_and_only_completed_ones(engine: Engine) 
         save_sealed(engine, number)
     save(engine, trace(run_key=T0 + 10))
     with engine.begin() as connection:
-        listed = timelines.newest(connection, "checkout", limit=3)
+        listed = newest(connection, "checkout", limit=3)
 
     assert [timeline.trace.run_key for timeline, _ in listed] == [T0 + 2, T0 + 3, T0 + 4]
 
@@ -220,7 +221,7 @@ def test_deletion_counts_at_once_and_rows_go_little_by_little(engine: Engine) ->
     with engine.begin() as connection:
         deletion.delete_tag(connection, "checkout", keys)
     with engine.begin() as connection:
-        assert timelines.newest(connection, "checkout", limit=10) == []
+        assert newest(connection, "checkout") == []
         assert timelines.trace_tags(connection) == ["other"]
         assert deletion.tags_to_empty(connection) == ["checkout"]
 

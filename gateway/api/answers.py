@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gateway.group import Applied
 from gateway.store.timelines import Receipt
-from gateway.timeline import Step, Timeline, TraceError
+from gateway.timeline import Outcome, Step, Timeline, Trace, TraceError
 from gateway.trace_context import format_traceparent
 
 _EPOCH = datetime(1970, 1, 1)
@@ -70,18 +70,33 @@ def trace_ended(applied: Applied, trace_id: str | None) -> dict[str, Any]:
     }
 
 
-def finished_timeline(timeline: Timeline, receipt: Receipt, jaeger_url: str | None) -> dict[str, Any]:
-    trace_url = f"{jaeger_url.rstrip('/')}/trace/{timeline.trace.otel_trace_id}" if jaeger_url else None
-    return {
+def listed_timeline(
+    timeline: Timeline, receipt: Receipt | None, *, jaeger_url: str | None, now_ns: int
+) -> dict[str, Any]:
+    """`now_ns` is what the age of an open trace is told by, and `receipt` is None for one."""
+    trace = timeline.trace
+    listed = {
         **_timeline(timeline),
-        "delivery": {
-            "state": receipt.state.value,
-            "attempts": receipt.attempts,
-            "next_attempt_at": moment(receipt.next_attempt_at_ns),
-            "last_answer": receipt.last_answer,
-            "delivered_at": moment(receipt.delivered_at_ns),
-            "jaeger_url": trace_url,
-        },
+        "current_step": trace.current_step,
+        "age_seconds": None,
+        "sealed_at": rfc3339(trace.list_key),
+        "delivery": _delivery(trace, receipt, jaeger_url),
+    }
+    if trace.outcome is Outcome.OPEN:
+        listed |= {"end_time": None, "age_seconds": seconds(max(0, now_ns - trace.list_key)), "sealed_at": None}
+    return listed
+
+
+def _delivery(trace: Trace, receipt: Receipt | None, jaeger_url: str | None) -> dict[str, Any] | None:
+    if receipt is None:
+        return None
+    return {
+        "state": receipt.state.value,
+        "attempts": receipt.attempts,
+        "next_attempt_at": moment(receipt.next_attempt_at_ns),
+        "last_answer": receipt.last_answer,
+        "delivered_at": moment(receipt.delivered_at_ns),
+        "jaeger_url": f"{jaeger_url.rstrip('/')}/trace/{trace.otel_trace_id}" if jaeger_url else None,
     }
 
 
@@ -90,11 +105,12 @@ def _timeline(timeline: Timeline) -> dict[str, Any]:
     return {
         "trace_tag": trace.trace_tag,
         "trace_id": trace.trace_id or None,
+        "run": None if trace.single else trace.run,
         "start_time": rfc3339(timeline.started_at_ns),
         "end_time": rfc3339(timeline.ended_at_ns),
         "duration_seconds": seconds(timeline.duration_ns),
         "steps": [_step(step) for step in timeline.steps],
-        "otel_trace_id": trace.otel_trace_id,
+        "otel_trace_id": trace.otel_trace_id or None,
         "outcome": trace.outcome.value,
         "service": trace.service,
         "attributes": timeline.attributes,

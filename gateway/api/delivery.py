@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -19,8 +18,8 @@ from gateway.store.engine import Database
 from gateway.store.outbox import Selection
 from gateway.wire.answers import FieldProblems, Problem
 from gateway.wire.delivery import DeliveryRetried, DeliveryStatus, RetryDelivery
+from gateway.wire.fields import unix_nanoseconds
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNAVAILABLE: Mapping[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "Not now; `Retry-After` says when."}
 }
@@ -83,7 +82,11 @@ def retry_route(
         """
         if loop is None:
             raise DeliveryOff
-        chosen = Selection(selection.trace_tag, _nanoseconds(selection.since), _nanoseconds(selection.until))
+        chosen = Selection(
+            selection.trace_tag,
+            since_ns=unix_nanoseconds(selection.since) if selection.since else None,
+            until_ns=unix_nanoseconds(selection.until) if selection.until else None,
+        )
         queued = await replay.retry_rejected(database, chosen)
         if selection.replay:
             queued += await replay.replay(database, chosen, exporter.resource_attributes)
@@ -98,7 +101,3 @@ def retry_route(
         responses={**_REFUSED},
         tags=["delivery"],
     )
-
-
-def _nanoseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else (moment - _EPOCH) // timedelta(microseconds=1) * 1000

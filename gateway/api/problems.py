@@ -68,8 +68,8 @@ def field_problems(errors: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "loc": [_printable(part) for part in error["loc"]],
             "msg": _printable(error["msg"]),
         }
-        if _is_short_json(error.get("input")):
-            problem["input"] = error.get("input")
+        if "input" in error and _is_short_json(error["input"]):
+            problem["input"] = error["input"]
         if _is_short_json(error.get("ctx")) and error.get("ctx"):
             problem["ctx"] = error["ctx"]
         problems.append(problem)

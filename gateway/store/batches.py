@@ -250,6 +250,7 @@ _CHANGING_AT_SEALING = (
     "duration_ns",
     "missing_events",
     "delivery_state",
+    "counted",
 )
 _IDENTITY = ("run_key", "shard", "version")
 

@@ -26,7 +26,10 @@ class KeyClock:
     that ever make the same key on the same shard meet in the primary key; the loser decides again, with a new one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, slot: int = 0) -> None:
+        """`slot` is where this process counts, see `store.histograms`. Writers of one SQLite file take turns, so they
+        can share one."""
+        self.slot = slot
         self._last = 0
 
     def next(self, at_least: int = 0) -> int:

@@ -16,6 +16,7 @@ def trace_from(row: Any) -> Trace:
     trace = Trace(*row)
     trace.single = bool(trace.single)
     trace.failed = bool(trace.failed)
+    trace.counted = bool(trace.counted)
     trace.outcome = Outcome(trace.outcome)
     if trace.delivery_state is not None:
         trace.delivery_state = DeliveryState(trace.delivery_state)
@@ -42,11 +43,15 @@ def mark_row(trace: Trace, mark: Mark) -> tuple[Any, ...]:
     )
 
 
+# By their numbers: looking an enumeration's member up takes longer than everything else here.
+_EVENT_TYPES = tuple(EventType)
+
+
 def mark_from(row: Any) -> Mark:
     (_, seq, _, marked_at_ns, type_, arrived_at_ns, step_name, tracked, ends, client_time_ns, sent_at_ns, *texts) = row
     attributes, error = texts
     event = Event(
-        type=EventType(type_),
+        type=_EVENT_TYPES[type_],
         arrived_at_ns=arrived_at_ns,
         step_name=step_name,
         track_duration=bool(tracked),

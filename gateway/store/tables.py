@@ -4,6 +4,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -12,6 +13,8 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    false,
+    text,
 )
 
 metadata = MetaData()
@@ -54,11 +57,23 @@ traces = Table(
     Column("delivery_attempts", Integer, nullable=False),
     Column("delivery_answer", Text),
     Column("delivered_at_ns", BigInteger),
+    Column("counted", Boolean(create_constraint=False), nullable=False, server_default=false()),
     PrimaryKeyConstraint("run_key", "shard"),
     # How an event finds its trace. Sealed single traces have no run any more, and NULLs never collide.
     Index("traces_address", "trace_tag", "trace_id", "run", "shard", unique=True),
-    # How lists find the newest traces of a tag.
-    Index("traces_list", "trace_tag", "outcome", "list_key"),
+    # How lists find the newest traces of a tag, and of them those that took long without looking at the others.
+    Index("traces_list", "trace_tag", "outcome", "list_key", "duration_ns"),
+    # How the runs of one id are found, newest first.
+    Index("traces_of_id", "trace_tag", "trace_id", "outcome", "list_key"),
+    # How the few that failed are found among the many that did not.
+    Index(
+        "traces_failed",
+        "trace_tag",
+        "outcome",
+        "list_key",
+        sqlite_where=text("failed"),
+        postgresql_where=text("failed"),
+    ),
     # How the sweeper finds what is due; sealed traces are not in it.
     Index(
         "traces_wake",
@@ -133,3 +148,41 @@ tags = Table(
 )
 """One row a tag that ever had a sealed trace. Sealed traces with a `list_key` up to `deleted_key` are deleted, from
 the moment that is committed; the sweeper has removed the rows of those up to `emptied_key`."""
+
+histograms = Table(
+    "histograms",
+    metadata,
+    Column("trace_tag", Text, nullable=False),
+    Column("step_name", Text, nullable=False),
+    Column("starts_at_ns", BigInteger, nullable=False),
+    Column("hours", SmallInteger, nullable=False),
+    Column("slot", SmallInteger, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("abandoned", BigInteger, nullable=False),
+    Column("superseded", BigInteger, nullable=False),
+    Column("sum_us", Double, nullable=False),
+    Column("buckets", LargeBinary, nullable=False),
+    # By name first: each row is written over and over for its hour, and read by name.
+    PrimaryKeyConstraint("trace_tag", "step_name", "starts_at_ns", "hours", "slot", "shard"),
+    # How the sweeper finds hours to add up, and what is too old.
+    Index("histograms_age", "hours", "starts_at_ns"),
+)
+"""What is counted of a tag (`step_name` is '') or of one of its steps, in one hour or in one day (`hours` is 1 or 24).
+
+There are several rows of one period: one for each `slot`, so that processes do not wait for each other on a busy tag.
+Only their sum means anything; what is taken back may be taken back in another slot, or in an hour whose day is already
+added up. `buckets` is one long number, see `store.sums`."""
+
+step_names = Table(
+    "step_names",
+    metadata,
+    Column("trace_tag", Text, nullable=False),
+    Column("step_name", Text, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("since_key", BigInteger, nullable=False),
+    PrimaryKeyConstraint("trace_tag", "step_name", "shard"),
+    sqlite_with_rowid=False,
+)
+"""One row a step name that is counted for itself, from the trace with the `list_key` of `since_key` on."""

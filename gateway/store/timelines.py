@@ -1,15 +1,15 @@
-"""What the read API asks of the database."""
+"""What lists ask of the database."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import ColumnElement, Connection, exists, select, true
 
 from gateway.store import tables
-from gateway.store.batches import load_marks
+from gateway.store.batches import load_marks, up_to
 from gateway.store.rows import trace_from
-from gateway.timeline import DeliveryState, Outcome, Timeline, Trace, lay_out
+from gateway.timeline import DeliveryState, Outcome, Timeline, Trace, lay_out, straighten
 
 traces, tags, outbox = tables.traces, tables.tags, tables.outbox
 
@@ -23,6 +23,41 @@ class Receipt:
     next_attempt_at_ns: int | None
     last_answer: str | None
     delivered_at_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which traces of a tag."""
+
+    trace_tag: str
+    trace_id: str | None = None
+    """'' for those without."""
+    outcomes: Sequence[Outcome] = (Outcome.COMPLETED,)
+    since_ns: int | None = None
+    """Sealed then or later; for open ones, begun."""
+    until_ns: int | None = None
+    """Sealed before; for open ones, begun."""
+    min_duration_ns: int | None = None
+    """Sealed ones that took as long; nobody knows yet how long open ones will take."""
+    failed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a trace stands in a list: by when it was sealed or, if it is open, begun."""
+
+    list_key: int
+    run_key: int
+
+
+@dataclass(slots=True)
+class Page:
+    """Some of a list."""
+
+    timelines: list[tuple[Timeline, Receipt | None]]
+    """In the order of their places. An open trace has no receipt."""
+    more: Place | None
+    """The last place on this page in the direction in which it was read, if there are more behind it."""
 
 
 def trace_tags(connection: Connection) -> list[str]:
@@ -41,36 +76,104 @@ def trace_tags(connection: Connection) -> list[str]:
     return list(connection.execute(statement).scalars())
 
 
-def newest(connection: Connection, trace_tag: str, *, limit: int) -> list[tuple[Timeline, Receipt]]:
-    """The `limit` completed timelines of a tag that were sealed last, the oldest of them first."""
+def newest(
+    connection: Connection, selection: Selection, *, limit: int, max_marks: int, before: Place | None = None
+) -> Page:
+    """The last `limit` traces that stand before a place, or of all; fewer where they have over `max_marks` marks."""
+    return _page(connection, selection, before, limit=limit, max_marks=max_marks, descending=True)
+
+
+def following(connection: Connection, selection: Selection, *, limit: int, max_marks: int, after: Place | None) -> Page:
+    """The first `limit` traces that stand behind a place, or of all; fewer where they have over `max_marks` marks."""
+    return _page(connection, selection, after, limit=limit, max_marks=max_marks, descending=False)
+
+
+def _page(
+    connection: Connection, selection: Selection, start: Place | None, *, limit: int, max_marks: int, descending: bool
+) -> Page:
+    found: list[tuple[Trace, Any]] = []
+    deleted_key = connection.execute(
+        select(tags.c.deleted_key).where(tags.c.trace_tag == selection.trace_tag)
+    ).scalar_one_or_none()
+    # One range of the index for each outcome: for several at once, the database would sort all that there are.
+    for outcome in selection.outcomes:
+        found += _of_outcome(connection, selection, outcome, deleted_key or 0, start, limit + 1, descending)
+    found.sort(key=lambda one: _place(one[0]), reverse=descending)
+    fitting = up_to(max_marks, [trace for trace, _ in found[:limit]])
+    marks = load_marks(connection, fitting)
+    timelines = []
+    for trace, queued in found[: len(fitting)]:
+        if trace.outcome is Outcome.OPEN:
+            straighten(marks[trace.run_key, trace.shard])
+        timelines.append((lay_out(trace, marks[trace.run_key, trace.shard]), _receipt(trace, queued)))
+    more = _place(fitting[-1]) if len(fitting) < len(found) else None
+    if descending:
+        timelines.reverse()
+    return Page(timelines, more)
+
+
+def _of_outcome(
+    connection: Connection,
+    selection: Selection,
+    outcome: Outcome,
+    deleted_key: int,
+    start: Place | None,
+    limit: int,
+    descending: bool,
+) -> Iterator[tuple[Trace, Any]]:
+    # The keys first, from an index that has all that is filtered by: rows that are filtered out are never read.
+    order = (traces.c.list_key, traces.c.run_key)
+    keys = (
+        select(traces.c.run_key, traces.c.shard)
+        .where(traces.c.outcome == outcome.value, *_conditions(selection, outcome, deleted_key))
+        .where(_beyond(start, descending) if start else true())
+        .order_by(*(column.desc() if descending else column for column in order))
+        .limit(limit)
+        .subquery()
+    )
     receipt = (outbox.c.state, outbox.c.attempts, outbox.c.available_at_ns, outbox.c.last_answer)
     statement = (
         select(*traces.columns, *receipt)
-        .join(tags, tags.c.trace_tag == traces.c.trace_tag)
+        .select_from(keys)
+        .join(traces, (traces.c.run_key == keys.c.run_key) & (traces.c.shard == keys.c.shard))
         .outerjoin(outbox, (outbox.c.run_key == traces.c.run_key) & (outbox.c.shard == traces.c.shard))
-        .where(
-            traces.c.trace_tag == trace_tag,
-            traces.c.outcome == Outcome.COMPLETED.value,
-            traces.c.list_key > tags.c.deleted_key,
-        )
-        .order_by(traces.c.list_key.desc())
-        .limit(limit)
     )
     width = len(traces.columns)
-    rows = [(trace_from(row[:width]), row[width:]) for row in connection.execute(statement)]
-    return [
-        (lay_out(trace, marks), _receipt(trace, queued))
-        for (trace, queued), marks in zip(reversed(rows), _marks_of(connection, rows), strict=True)
-    ]
+    for row in connection.execute(statement):
+        yield trace_from(row[:width]), row[width:]
 
 
-def _marks_of(connection: Connection, rows: Sequence[tuple[Trace, Any]]) -> list[Any]:
-    marks = load_marks(connection, [trace for trace, _ in rows])
-    return [marks[trace.run_key, trace.shard] for trace, _ in reversed(rows)]
+def _conditions(selection: Selection, outcome: Outcome, deleted_key: int) -> Iterator[ColumnElement[bool]]:
+    yield traces.c.trace_tag == selection.trace_tag
+    if outcome is not Outcome.OPEN:
+        yield traces.c.list_key > deleted_key
+    if selection.trace_id is not None:
+        yield traces.c.trace_id == selection.trace_id
+    if selection.since_ns is not None:
+        yield traces.c.list_key >= selection.since_ns
+    if selection.until_ns is not None:
+        yield traces.c.list_key < selection.until_ns
+    if selection.min_duration_ns is not None:
+        yield traces.c.duration_ns >= selection.min_duration_ns
+    if selection.failed is not None:
+        yield traces.c.failed if selection.failed else ~traces.c.failed
 
 
-def _receipt(trace: Trace, queued: Any) -> Receipt:
+def _beyond(start: Place, descending: bool) -> ColumnElement[bool]:
+    list_key, run_key = traces.c.list_key, traces.c.run_key
+    if descending:
+        return (list_key <= start.list_key) & ((list_key < start.list_key) | (run_key < start.run_key))
+    return (list_key >= start.list_key) & ((list_key > start.list_key) | (run_key > start.run_key))
+
+
+def _place(trace: Trace) -> Place:
+    return Place(trace.list_key, trace.run_key)
+
+
+def _receipt(trace: Trace, queued: Any) -> Receipt | None:
     """What the outbox says as long as the trace is in it, and what it left on the trace afterwards."""
+    if trace.outcome is Outcome.OPEN:
+        return None
     state, attempts, available_at_ns, last_answer = queued
     if state is not None:
         return Receipt(DeliveryState(state), attempts, available_at_ns, last_answer, None)

@@ -53,6 +53,7 @@ class StepOfTimeline(BaseModel):
 class _TimelineBody(BaseModel):
     trace_tag: str = _TRACE_TAG
     trace_id: str | None = Field(description="Which one of them; null for none.", examples=["42"])
+    run: str | None = Field(description="The run of a batched trace; null for a single one.", examples=[None])
     start_time: datetime = _TIME
     end_time: datetime = _TIME
     duration_seconds: float = Field(
@@ -104,9 +105,28 @@ class DeliveryReceipt(BaseModel):
     )
 
 
-class FinishedTimeline(_TimelineBody):
-    delivery: DeliveryReceipt = Field(
-        description="The receipt of its delivery.",
+class ListedTimeline(_TimelineBody):
+    """As of an ended trace, but what an open one does not have yet is null."""
+
+    end_time: datetime | None = Field(  # type: ignore[assignment]
+        description="RFC 3339 in UTC with microseconds; null while it is open.",
+        examples=["2026-09-10T00:26:40.500100Z"],
+    )
+    otel_trace_id: str | None = Field(  # type: ignore[assignment]
+        description="Its trace id in OpenTelemetry, 32 hex digits; null while it is open and nobody gave it one.",
+        examples=["0af7651916cd43dd8448eb211c80319c"],
+    )
+    current_step: str | None = Field(description="The last step that was reached.", examples=["cart"])
+    age_seconds: float | None = Field(
+        description="How long it has been open, by the gateway's clock; null once it has ended.", examples=[None]
+    )
+    sealed_at: datetime | None = Field(
+        description="When it ended by the gateway's clock: what lists are in order of, and what `since` and `until` "
+        "compare. Null while it is open.",
+        examples=["2026-09-10T00:26:40.512345Z"],
+    )
+    delivery: DeliveryReceipt | None = Field(
+        description="The receipt of its delivery; null while it is open.",
         examples=[
             {
                 "state": "delivered",

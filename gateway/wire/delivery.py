@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
-from gateway.wire.fields import Name
+from gateway.wire.fields import Moment, Name
 
 
 class DeliveryStatus(BaseModel):
@@ -40,12 +40,10 @@ class RetryDelivery(BaseModel):
     """Which traces to send again; all of them by default."""
 
     trace_tag: Name | None = Field(None, description="Only this tag's.", examples=["checkout"])
-    since: AwareDatetime | None = Field(
+    since: Moment | None = Field(
         None, description="Only those that ended then or later.", examples=["2026-09-09T00:00:00Z"]
     )
-    until: AwareDatetime | None = Field(
-        None, description="Only those that ended before.", examples=["2026-09-10T00:00:00Z"]
-    )
+    until: Moment | None = Field(None, description="Only those that ended before.", examples=["2026-09-10T00:00:00Z"])
     replay: bool = Field(
         False,
         description="Also those that were delivered, or ended while delivery was off: for a new or emptied collector.",

@@ -2,12 +2,13 @@
 
 import math
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from gateway.timeline import TraceError
+from gateway.timeline import EARLIEST_NS, LATEST_NS, TraceError
 
 NAME_MAX_CHARACTERS = 255
 ATTRIBUTES_MAX_COUNT = 64
@@ -152,6 +153,23 @@ ErrorField = Annotated[
     ErrorInfo,
     BeforeValidator(_as_error_info, json_schema_input_type=ErrorInfo | str),
 ]
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def unix_nanoseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def _checked_moment(moment: datetime) -> datetime:
+    if not EARLIEST_NS <= unix_nanoseconds(moment) <= LATEST_NS:
+        raise PydanticCustomError("moment_range", "Input should be between the years 2000 and 2200")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_checked_moment)]
+"""A moment by the gateway's clock, with its offset from UTC."""
 
 
 def nanoseconds(milliseconds: float | None) -> int | None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from gateway.errors import SchemaError
 
-HEAD = "0001"
+HEAD = "0002"
 """The schema that this version serves."""
 
 
