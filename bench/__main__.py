@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from bench.outage import measure_outage
+from bench.reads import measure_interference, measure_reads
 from bench.servers import LOAD_CORE, ROOT, SERVER_CORE, pinned, served, wrk
 
 CONNECTIONS = 32
@@ -129,7 +130,24 @@ def outage(_rounds: int, _seconds: int) -> dict[str, float]:
     return measure_outage()
 
 
-FIGURES = {"step": single_steps, "batch": batches, "export": export, "outage": outage}
+def reads(rounds: int, _seconds: int) -> dict[str, float]:
+    """p99 of what is asked of a million traces, next to ten thousand."""
+    return measure_reads(rounds)
+
+
+def beside(rounds: int, seconds: int) -> dict[str, float]:
+    """Events per second in batches, alone and beside ten reads a second."""
+    return measure_interference(rounds, lambda url: 98 * requests_per_second(url, seconds, script="batch"))
+
+
+FIGURES = {
+    "step": single_steps,
+    "batch": batches,
+    "export": export,
+    "outage": outage,
+    "reads": reads,
+    "beside": beside,
+}
 
 if __name__ == "__main__":
     main()
