@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from bench.outage import measure_outage
+from bench.postgres import measure_depth, measure_postgres
 from bench.reads import measure_interference, measure_reads
 from bench.servers import LOAD_CORE, ROOT, SERVER_CORE, pinned, served, wrk
 
@@ -140,6 +141,16 @@ def beside(rounds: int, seconds: int) -> dict[str, float]:
     return measure_interference(rounds, lambda url: 98 * requests_per_second(url, seconds, script="batch"))
 
 
+def postgres(rounds: int, seconds: int) -> dict[str, float]:
+    """Events per second in batches into PostgreSQL, next to bare inserts."""
+    return measure_postgres(rounds, lambda url: 98 * requests_per_second(url, seconds, script="batch"))
+
+
+def depth(rounds: int, seconds: int) -> dict[str, float]:
+    """The same with ten million steps stored, next to an empty database."""
+    return measure_depth(rounds, lambda url: 98 * requests_per_second(url, seconds, script="batch"))
+
+
 FIGURES = {
     "step": single_steps,
     "batch": batches,
@@ -147,6 +158,8 @@ FIGURES = {
     "outage": outage,
     "reads": reads,
     "beside": beside,
+    "postgres": postgres,
+    "depth": depth,
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from gateway.store.engine import Database
 from gateway.store.migrations import upgrade
@@ -43,15 +45,7 @@ def insert() -> float:
         database.writer.dispose()
         connection = sqlite3.connect(f"{folder}/bench.db", isolation_level=None)
         connection.execute("PRAGMA synchronous=FULL")
-        at_ns = time.time_ns()
-        rows = [
-            [
-                (at_ns + number, seq, 7, at_ns, 1, at_ns, f"step-{seq % 12}", 1, 0, at_ns, at_ns, None, None)
-                for number in range(commit * BATCHES_A_COMMIT, (commit + 1) * BATCHES_A_COMMIT)
-                for seq in range(EVENTS)
-            ]
-            for commit in range(BATCHES // BATCHES_A_COMMIT)
-        ]
+        rows = list(mark_rows(BATCHES // BATCHES_A_COMMIT))
         started = time.perf_counter()
         for part in rows:
             connection.execute("BEGIN IMMEDIATE")
@@ -60,6 +54,17 @@ def insert() -> float:
         seconds = time.perf_counter() - started
         connection.close()
     return EVENTS * BATCHES / seconds
+
+
+def mark_rows(commits: int) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of the marks of as many batches as one commit stores, for each of `commits`."""
+    at_ns = time.time_ns()
+    for commit in range(commits):
+        yield [
+            (at_ns + number, seq, 7, at_ns, 1, at_ns, f"step-{seq % 12}", True, False, at_ns, at_ns, None, None)
+            for number in range(commit * BATCHES_A_COMMIT, (commit + 1) * BATCHES_A_COMMIT)
+            for seq in range(EVENTS)
+        ]
 
 
 if __name__ == "__main__":

@@ -48,8 +48,14 @@ def create_app(settings: Settings | None = None, exporter: ExporterSettings | No
 
 
 def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
-    keys = KeyClock()
-    database = Database(settings.database_url, busy_timeout_seconds=settings.database_busy_timeout_seconds)
+    database = Database(
+        settings.database_url,
+        busy_timeout_seconds=settings.database_busy_timeout_seconds,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+        connect_timeout_seconds=settings.database_connect_timeout_seconds,
+        reader_connections=settings.database_reader_connections,
+    )
+    keys = KeyClock(slot=database.slot)
     outbox = Outbox(
         database,
         export_timeout_seconds=exporter.timeout_seconds,

@@ -184,11 +184,12 @@ class Group:
 
     def save(self) -> None:
         """Store everything that was decided."""
+        sealed_tags = {sealed.trace.trace_tag for sealed in self._sealed}
+        batches.save_tags(self._connection, sealed_tags - self._deleted_keys.keys())
+        batches.hold_tags(self._connection, {tag: self._deleted_keys.get(tag, 0) for tag in sealed_tags})
         batches.save_traces(self._connection, self._changed.values())
         batches.save_marks(self._connection, self._new_marks)
         batches.move_marks(self._connection, self._moved_marks)
-        sealed_tags = {sealed.trace.trace_tag for sealed in self._sealed}
-        batches.save_tags(self._connection, sealed_tags - self._deleted_keys.keys())
         histograms.count(self._connection, self._sealed, slot=self._keys.slot)
         batches.save_outbox(self._connection, self.outbox)
 

@@ -25,10 +25,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PERF_TRACER_", use_attribute_docstrings=True)
 
     database_url: str = "sqlite:///perf-tracer.db"
-    """Where timelines are kept: `sqlite:///file` (relative) or `sqlite:////file` (absolute)."""
+    """Where timelines are kept: `sqlite:///file` (relative), `sqlite:////file` (absolute), or a `postgresql://` URL."""
 
     database_busy_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
     """How long a write waits for another process that holds the database before it is answered with 503."""
+
+    database_statement_timeout_seconds: float = Field(default=30.0, ge=0.1, le=3_600)
+    """How long PostgreSQL may work on one statement."""
+
+    database_connect_timeout_seconds: float = Field(default=5.0, ge=2, le=60)
+    """How long to wait for a connection to PostgreSQL."""
+
+    database_reader_connections: int = Field(default=4, ge=1, le=100)
+    """Connections, and threads, for reading; one more is for writing."""
 
     queue_max_events: int = Field(default=10_000, ge=1)
     """Events that may wait for their commit; one more is answered with 503 and `Retry-After`."""

@@ -1,11 +1,12 @@
 """What is done in the background, in small batches that never hold up ingest.
 
-Any number of processes may sweep one database: each batch is a transaction that decides on what it finds, and loses
-to whoever was faster.
+Of many processes on one database one sweeps, as long as it renews its lease. That only spares work: each batch is a
+transaction that decides on what it finds, and loses to whoever was faster.
 """
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from sqlalchemy import Connection
 from gateway.errors import StoreUnavailable
 from gateway.group import Group, Policy
 from gateway.metrics import Metrics
-from gateway.store import deletion, histograms
+from gateway.store import deletion, histograms, leases
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
 from gateway.summary import DAY_NS, HOUR_NS, HOURS_KEPT_NS
@@ -31,6 +32,8 @@ SWEEP_SECONDS = 60.0
 """How often to sweep at least; more often where traces settle or idle, or are kept, for a shorter time."""
 ADD_UP_LATER_NS = HOUR_NS
 """Days are read as whole ones before hours are added up to them, however much the clocks of replicas differ."""
+LEASE = "sweeper"
+LEASE_MIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Sweeper:
         self._on_sealed = on_sealed
         shortest_ns = min(policy.idle_timeout_ns, policy.settle_ns, retention.traces_ns)
         self._sweep_seconds = min(SWEEP_SECONDS, shortest_ns / SECOND / 2)
+        self._holder = secrets.token_hex(8)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -75,6 +79,8 @@ class Sweeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            with suppress(StoreUnavailable):
+                await self._database.write(leases.let_go, LEASE, self._holder)
 
     def wake(self) -> None:
         """Something was deleted just now."""
@@ -94,11 +100,18 @@ class Sweeper:
                 self._expire_histograms,
             ):
                 try:
-                    await sweep()
+                    if await self._holds_lease():
+                        await sweep()
                 except StoreUnavailable:
                     logger.warning("the database could not be swept now; trying again in %g s", self._sweep_seconds)
                 except Exception:
                     logger.exception("the database could not be swept; trying again in %g s", self._sweep_seconds)
+
+    async def _holds_lease(self) -> bool:
+        # Two rounds long, so that it is held from one to the next.
+        now_ns = time.time_ns()
+        until_ns = now_ns + round(max(2 * self._sweep_seconds, LEASE_MIN_SECONDS) * SECOND)
+        return await self._database.write(leases.hold, LEASE, self._holder, now_ns=now_ns, until_ns=until_ns)
 
     async def _seal_due(self) -> None:
         looked_at = 1

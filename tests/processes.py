@@ -17,7 +17,10 @@ PATIENCE_SECONDS = 60.0
 class Process:
     """A child process whose output is kept, and can be waited for."""
 
-    def __init__(self, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str | Path], env: Mapping[str, str] | None = None, *, user: str | None = None
+    ) -> None:
+        """`user` is whom it runs as, where that is somebody else."""
         self.command = [str(part) for part in command]
         self._lines: list[str] = []
         self._changed = threading.Condition()
@@ -31,6 +34,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            user=user,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -97,7 +101,8 @@ class Process:
 
 
 class Gateway(Process):
-    """The gateway under uvicorn, on a port of its own, with a database in `folder`. Ready when constructed."""
+    """The gateway under uvicorn, on a port of its own, with a database in `folder`, unless `env` says another. Ready
+    when constructed."""
 
     def __init__(self, folder: Path, env: Mapping[str, str] | None = None, port: int = 0) -> None:
         uvicorn = [sys.executable, "-m", "uvicorn", "main:app", "--host", "127.0.0.1", "--port", str(port)]

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +24,8 @@ ERROR = TraceError(message="bad")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/test.db", busy_timeout_seconds=0.2)
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url, busy_timeout_seconds=0.2)
     asyncio.run(database.open())
     yield database
     asyncio.run(database.close())
@@ -119,7 +118,7 @@ def overtake(engine: Engine, before: str, sql: str, *parameters: Any) -> None:
     @event.listens_for(engine, "before_cursor_execute")
     def run(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith(before):
-            cursor.execute(sql, parameters)
+            cursor.execute(sql if engine.dialect.name == "sqlite" else sql.replace("?", "%s"), parameters)
 
 
 def test_counts_survive_a_round_trip(engine: Engine) -> None:
@@ -463,6 +462,7 @@ def test_whoever_was_overtaken_has_lost_and_changed_nothing(
     assert row_count(engine) == 4
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_every_statement_finds_its_rows_by_an_index(engine: Engine) -> None:
     count(engine, trace_of("cart"))
     statements: dict[str, Any] = {}

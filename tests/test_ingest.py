@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +26,8 @@ def command(event: Event, trace_id: str = "", **header: Any) -> Single:
 class Bench:
     """An ingest on a database of its own, and what it told delivery."""
 
-    def __init__(self, folder: Path, **limits: int) -> None:
-        self.database = Database(f"sqlite:///{folder}/test.db", busy_timeout_seconds=0.2)
+    def __init__(self, url: str, **limits: int) -> None:
+        self.database = Database(url, busy_timeout_seconds=0.2)
         self.sealed: list[None] = []
         self.ingest = Ingest(
             self.database,
@@ -47,8 +46,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def opened(folder: Path, **limits: int) -> AsyncIterator[Bench]:
-    bench = Bench(folder, **limits)
+async def opened(url: str, **limits: int) -> AsyncIterator[Bench]:
+    bench = Bench(url, **limits)
     await bench.database.open()
     bench.ingest.open()
     try:
@@ -58,24 +57,24 @@ async def opened(folder: Path, **limits: int) -> AsyncIterator[Bench]:
         await bench.database.close()
 
 
-def with_ingest(folder: Path, test: Callable[[Bench], Awaitable[None]], **limits: int) -> None:
+def with_ingest(url: str, test: Callable[[Bench], Awaitable[None]], **limits: int) -> None:
     async def run() -> None:
-        async with opened(folder, **limits) as bench:
+        async with opened(url, **limits) as bench:
             await test(bench)
 
     asyncio.run(run())
 
 
-def test_acknowledged_event_is_committed(tmp_path: Path) -> None:
+def test_acknowledged_event_is_committed(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         await bench.ingest.submit(command(start()))
 
         assert (await bench.count("traces"), await bench.count("marks")) == (1, 1)
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_events_of_one_trace_in_one_group_are_applied_in_their_order(tmp_path: Path) -> None:
+def test_events_of_one_trace_in_one_group_are_applied_in_their_order(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         *_, ended = await bench.apply(
             command(start(T0)), command(step(T0 + 1000, "a")), command(step(T0 + 3000, "b")), command(end(T0 + 3000))
@@ -87,10 +86,10 @@ def test_events_of_one_trace_in_one_group_are_applied_in_their_order(tmp_path: P
         [(listed, _)] = await bench.database.read(newest, "checkout")
         assert listed == ended.ended
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_bad_event_fails_alone(tmp_path: Path) -> None:
+def test_bad_event_fails_alone(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         results = await bench.apply(
             command(start(), "a"),
@@ -110,11 +109,11 @@ def test_bad_event_fails_alone(tmp_path: Path) -> None:
         ]
         assert await bench.count("marks") == 5
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_start_on_an_open_trace_supersedes_it(tmp_path: Path, together: bool) -> None:
+def test_start_on_an_open_trace_supersedes_it(database_url: str, together: bool) -> None:
     async def test(bench: Bench) -> None:
         events = [command(start()), command(step(T0 + 1)), command(start(T0 + 2)), command(end(T0 + 3))]
         if together:
@@ -129,10 +128,10 @@ def test_start_on_an_open_trace_supersedes_it(tmp_path: Path, together: bool) ->
         assert await bench.count("outbox") == 2
         assert len(bench.sealed) == (1 if together else 2)
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_full_queue_refuses_at_once(tmp_path: Path) -> None:
+def test_full_queue_refuses_at_once(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         waiting = [bench.ingest.submit(command(start(), str(number))) for number in range(5)]
         with pytest.raises(QueueFull):
@@ -142,10 +141,10 @@ def test_full_queue_refuses_at_once(tmp_path: Path) -> None:
 
         assert await bench.count("traces") == 6
 
-    with_ingest(tmp_path, test, queue_max_events=5)
+    with_ingest(database_url, test, queue_max_events=5)
 
 
-def test_groups_are_no_larger_than_the_limit(tmp_path: Path) -> None:
+def test_groups_are_no_larger_than_the_limit(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         groups: list[int] = []
         write = bench.database.write
@@ -160,10 +159,10 @@ def test_groups_are_no_larger_than_the_limit(tmp_path: Path) -> None:
         assert sum(groups) == 25
         assert max(groups) == 10
 
-    with_ingest(tmp_path, test, commit_max_events=10)
+    with_ingest(database_url, test, commit_max_events=10)
 
 
-def test_caller_that_goes_away_hinders_nobody(tmp_path: Path) -> None:
+def test_caller_that_goes_away_hinders_nobody(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         gone = bench.ingest.submit(command(start(), "gone"))
         stays = bench.ingest.submit(command(start(), "stays"))
@@ -172,10 +171,10 @@ def test_caller_that_goes_away_hinders_nobody(tmp_path: Path) -> None:
 
         assert await bench.count("traces") == 2
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_failed_database_fails_the_group_and_the_next_one_works(tmp_path: Path) -> None:
+def test_failed_database_fails_the_group_and_the_next_one_works(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         async def no_marks(name: str) -> None:
             await bench.database.write(lambda connection: connection.execute(text(f"ALTER TABLE {name}")))
@@ -189,10 +188,10 @@ def test_failed_database_fails_the_group_and_the_next_one_works(tmp_path: Path) 
         await bench.apply(command(start(), "a"))
         assert await bench.count("traces") == 1
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_close_commits_what_waits_and_refuses_the_rest(tmp_path: Path) -> None:
+def test_close_commits_what_waits_and_refuses_the_rest(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         waiting = [bench.ingest.submit(command(start(), str(number))) for number in range(50)]
         await bench.ingest.close()
@@ -202,7 +201,7 @@ def test_close_commits_what_waits_and_refuses_the_rest(tmp_path: Path) -> None:
         with pytest.raises(QueueFull):
             bench.ingest.submit(command(start()))
 
-    with_ingest(tmp_path, test, commit_max_events=10)
+    with_ingest(database_url, test, commit_max_events=10)
 
 
 @pytest.mark.parametrize(
@@ -215,17 +214,17 @@ def test_close_commits_what_waits_and_refuses_the_rest(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_trace_id_is_the_parents_else_the_clients_own(
-    tmp_path: Path, trace_id: str, traceparent: str | None, expected: str
+    database_url: str, trace_id: str, traceparent: str | None, expected: str
 ) -> None:
     async def test(bench: Bench) -> None:
         applied = await bench.ingest.submit(command(start(), trace_id, traceparent=traceparent))
 
         assert applied.otel_trace_id == expected
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_malformed_traceparent_is_noted_and_nothing_else(tmp_path: Path) -> None:
+def test_malformed_traceparent_is_noted_and_nothing_else(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         await bench.ingest.submit(command(start(), traceparent="00-nonsense", tracestate="vendor=1"))
         ended = (await bench.ingest.submit(command(end(T0)))).ended
@@ -235,10 +234,10 @@ def test_malformed_traceparent_is_noted_and_nothing_else(tmp_path: Path) -> None
         assert (ended.trace.parent_span_id, ended.trace.tracestate) == (None, "")
         assert len(ended.trace.otel_trace_id) == 32
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_settling_counts_from_the_arrival_of_the_end(tmp_path: Path) -> None:
+def test_settling_counts_from_the_arrival_of_the_end(database_url: str) -> None:
     def sent(seq: int, event: Event) -> Batch:
         return Batch([RunEvents("checkout", "", "r", Header(), [(seq, event)])])
 
@@ -250,14 +249,14 @@ def test_settling_counts_from_the_arrival_of_the_end(tmp_path: Path) -> None:
 
         assert woken_at_ns == T0 + 10 + SECOND
 
-    with_ingest(tmp_path, test)
+    with_ingest(database_url, test)
 
 
-def test_batch_larger_than_the_queue_is_taken_by_an_empty_one(tmp_path: Path) -> None:
+def test_batch_larger_than_the_queue_is_taken_by_an_empty_one(database_url: str) -> None:
     async def test(bench: Bench) -> None:
         events = [(seq, step(T0 + seq)) for seq in range(1, 4)]
         large = Batch([RunEvents("checkout", "", "r", Header(), events)])
 
         assert (await bench.ingest.submit(large)).accepted == 3
 
-    with_ingest(tmp_path, test, queue_max_events=2)
+    with_ingest(database_url, test, queue_max_events=2)

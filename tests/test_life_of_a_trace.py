@@ -1,18 +1,23 @@
-"""The life of a trace against a reference model, whatever the order, repetition, delay and restarts.
+"""The life of a trace against a reference model, whatever the order, repetition, delay and restarts, and whichever of
+three replicas each event reaches.
 
 The model is as simple as the rules allow: dictionaries, no database, everything worked out anew when asked for.
 """
 
 import shutil
 import tempfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from sqlalchemy import text
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Connection, text
 
 from gateway.errors import EventError
 from gateway.group import Applied, Batch, BatchApplied, Command, Group, Policy, RunEvents, Single
@@ -26,10 +31,12 @@ from gateway.store.tables import traces
 from gateway.summary import WHOLE_TRACE, Tally, Window
 from gateway.timeline import LATEST_NS, MILLISECOND, SECOND, Event, EventType, Outcome, TraceError, lay_out
 from tests.builders import T0
+from tests.postgres import Postgres
 
 SETTLE_NS = 10 * SECOND
 IDLE_NS = 100 * SECOND
 MAX_STEPS = 6
+REPLICAS = 3
 
 Address = tuple[str, str, str]
 Shown = tuple[str, str, str, int, int, tuple[tuple[str, int], ...]]
@@ -89,9 +96,8 @@ lengths = {"r": 4, "s": 2}
 class LifeOfATrace(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
+        self.url = self.empty_database()
         self.now_ns = T0
-        self.keys = KeyClock()
         self.policy = Policy(
             delivers=True,
             resource_attributes={},
@@ -105,13 +111,32 @@ class LifeOfATrace(RuleBasedStateMachine):
         self.emptied: list[Model] = []
         self.ever_sealed = 0
 
+    def empty_database(self) -> str:
+        self.folder = Path(tempfile.mkdtemp())
+        return f"sqlite:///{self.folder}/test.db"
+
     def open_database(self) -> None:
-        self.database = Database(f"sqlite:///{self.folder}/test.db", busy_timeout_seconds=1)
+        self.databases = deque(Database(self.url, busy_timeout_seconds=1) for _ in range(REPLICAS))
+        self.keys = {database: KeyClock(slot=slot) for slot, database in enumerate(self.databases)}
         migrations.upgrade(self.database.writer)
 
+    @property
+    def database(self) -> Database:
+        """That of the replica whose turn it is."""
+        self.databases.rotate()
+        return self.databases[0]
+
+    @contextmanager
+    def transaction(self) -> Iterator[tuple[Connection, KeyClock]]:
+        """Of the replica whose turn it is."""
+        database = self.database
+        with database.writer.begin() as connection:
+            yield connection, self.keys[database]
+
     def close_database(self) -> None:
-        self.database.writer.dispose()
-        self.database.reader.dispose()
+        for database in self.databases:
+            database.writer.dispose()
+            database.reader.dispose()
 
     def teardown(self) -> None:
         self.close_database()
@@ -144,8 +169,8 @@ class LifeOfATrace(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 9, 11, 60, 101]))
     def time_passes(self, seconds: int) -> None:
         self.now_ns += seconds * SECOND
-        with self.database.writer.begin() as connection:
-            group = Group(connection, self.policy, self.keys)
+        with self.transaction() as (connection, keys):
+            group = Group(connection, self.policy, keys)
             group.seal_due(self.now_ns, max_marks=1000)
             group.save()
         for address, trace in list(self.open.items()):
@@ -157,9 +182,9 @@ class LifeOfATrace(RuleBasedStateMachine):
 
     @rule()
     def delete_tag(self) -> None:
-        with self.database.writer.begin() as connection:
-            deletion.delete_tag(connection, "tag", self.keys)
-        with self.database.writer.begin() as connection:
+        with self.transaction() as (connection, keys):
+            deletion.delete_tag(connection, "tag", keys)
+        with self.transaction() as (connection, _):
             for trace_tag in deletion.tags_to_empty(connection):
                 while deletion.empty_tag(connection, trace_tag, max_rows=5):
                     pass
@@ -167,9 +192,9 @@ class LifeOfATrace(RuleBasedStateMachine):
 
     @rule(id_=ids, max_marks=st.sampled_from([1, 100]))
     def delete_id(self, id_: str, max_marks: int) -> None:
-        with self.database.writer.begin() as connection:
+        with self.transaction() as (connection, keys):
             newest = deletion.newest_key(connection, "tag", id_)
-            while deletion.delete_id(connection, "tag", id_, up_to_key=newest, slot=1, max_marks=max_marks):
+            while deletion.delete_id(connection, "tag", id_, up_to_key=newest, slot=keys.slot, max_marks=max_marks):
                 pass
         self.forget([trace for trace in self.sealed if trace.address[1] == id_])
 
@@ -181,7 +206,6 @@ class LifeOfATrace(RuleBasedStateMachine):
     def restart(self) -> None:
         self.close_database()
         self.open_database()
-        self.keys = KeyClock()
 
     # What is sent.
 
@@ -213,8 +237,8 @@ class LifeOfATrace(RuleBasedStateMachine):
     # What both make of it.
 
     def check(self, commands: list[Command]) -> None:
-        with self.database.writer.begin() as connection:
-            group = Group(connection, self.policy, self.keys)
+        with self.transaction() as (connection, keys):
+            group = Group(connection, self.policy, keys)
             group.load(commands)
             answers: list[Any] = []
             for command in commands:
@@ -341,5 +365,28 @@ def summary(answer: Any) -> Any:
     return type(answer).__name__
 
 
+class LifeOfATraceInPostgres(LifeOfATrace):
+    """The same, in one database that is emptied for each example."""
+
+    server_url = ""
+
+    def empty_database(self) -> str:
+        with psycopg.connect(self.server_url, autocommit=True) as connection:
+            found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            if tables := ", ".join(name for (name,) in found if name != "alembic_version"):
+                connection.execute(f"TRUNCATE {tables}")
+        return self.server_url
+
+    def teardown(self) -> None:
+        self.close_database()
+
+
 LifeOfATrace.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestLifeOfATrace = LifeOfATrace.TestCase
+
+
+def test_life_of_a_trace_in_postgres(postgres: Postgres) -> None:
+    LifeOfATraceInPostgres.server_url = postgres.new_database()
+    run_state_machine_as_test(
+        LifeOfATraceInPostgres, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )

@@ -25,8 +25,8 @@ from tests.rows import newest
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/test.db", busy_timeout_seconds=0.2)
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url, busy_timeout_seconds=0.2)
     asyncio.run(database.open())
     yield database
     asyncio.run(database.close())
@@ -80,6 +80,7 @@ def test_schema_of_a_newer_version_is_refused(engine: Engine) -> None:
         migrations.upgrade(engine)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_commit_is_synced(engine: Engine) -> None:
     with engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
@@ -123,6 +124,7 @@ def test_many_addresses_and_marks_are_loaded_in_one_go(engine: Engine) -> None:
     assert all(len(of_one) == 1 for of_one in marks.values())
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_addresses_are_found_through_their_index(engine: Engine) -> None:
     statement = str(batches._select_traces(2).compile(dialect=engine.dialect))
     with engine.connect() as connection:
@@ -174,6 +176,7 @@ def test_failed_transaction_leaves_nothing_behind(database: Database) -> None:
     assert asyncio.run(database.read(lambda c: c.execute(text("SELECT count(*) FROM traces")).scalar())) == 0
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_locked_database_is_unavailable_and_recovers(database: Database, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

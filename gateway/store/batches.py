@@ -1,6 +1,6 @@
 """What one commit of ingest loads and saves."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
@@ -13,18 +13,16 @@ from sqlalchemy import (
     Update,
     bindparam,
     column,
-    insert,
     literal_column,
     select,
     update,
     values,
 )
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from gateway.store import tables
 from gateway.store.engine import LostRace
 from gateway.store.keys import shard_of_tag
-from gateway.store.prepared import Prepared, chunks, padded
+from gateway.store.prepared import Prepared, PreparedInsert, chunks, padded
 from gateway.store.rows import mark_from, mark_row, trace_from, trace_row
 from gateway.timeline import DeliveryState, Mark, Outcome, Trace
 
@@ -142,6 +140,20 @@ def move_marks(connection: Connection, marks: Iterable[tuple[Trace, Mark]]) -> N
     _MOVE_MARK.execute_many(connection, rows)
 
 
+def hold_tags(connection: Connection, deleted_keys: Mapping[str, int]) -> None:
+    """Make a deletion of these tags wait for the end of this transaction.
+
+    `deleted_keys` are those that were decided by.
+
+    Raises:
+        LostRace: one of them has been deleted, or forgotten, since then.
+    """
+    # One by one, in order: no statement locks rows of several shards. In SQLite there is only one writer anyway.
+    for trace_tag, deleted_key in sorted(deleted_keys.items()):
+        if _HOLD_TAG.execute(connection, (trace_tag, shard_of_tag(trace_tag))).scalar() != deleted_key:
+            raise LostRace
+
+
 def save_tags(connection: Connection, trace_tags: Iterable[str]) -> None:
     """Remember tags that have a sealed trace now."""
     _INSERT_TAG.execute_many(connection, [(tag, shard_of_tag(tag), 0, 0) for tag in sorted(trace_tags)])
@@ -198,6 +210,12 @@ def _select_marks(size: int) -> Select[Any]:
 def _select_tags(size: int) -> Select[Any]:
     tags: list[Any] = [bindparam(f"tag_{index}") for index in range(size)]
     return select(tables.tags.c.trace_tag, tables.tags.c.deleted_key).where(tables.tags.c.trace_tag.in_(tags))
+
+
+def _hold_tag(_: int) -> Select[Any]:
+    tags = tables.tags
+    held = select(tags.c.deleted_key).where(tags.c.trace_tag == bindparam("tag"), tags.c.shard == bindparam("on_shard"))
+    return held.with_for_update(read=True)
 
 
 def _move_mark_statement(_: int) -> Update:
@@ -279,8 +297,9 @@ _UPDATE_OPEN = Prepared(lambda _: _update_trace(_CHANGING_WHILE_OPEN))
 _UPDATE_RUN = Prepared(lambda _: _update_trace(_CHANGING_OF_A_RUN))
 _UPDATE_SEALED = Prepared(lambda _: _update_trace(_CHANGING_AT_SEALING))
 _UPDATE_WAKE = Prepared(lambda _: _update_trace(("wake_at_ns", "version")))
-_INSERT_TRACE = Prepared(lambda _: insert(tables.traces))
-_INSERT_MARK = Prepared(lambda _: insert(tables.marks))
+_INSERT_TRACE = PreparedInsert(tables.traces)
+_INSERT_MARK = PreparedInsert(tables.marks)
 _MOVE_MARK = Prepared(_move_mark_statement)
-_INSERT_TAG = Prepared(lambda _: upsert(tables.tags).on_conflict_do_nothing())
-_INSERT_OUTBOX = Prepared(lambda _: upsert(tables.outbox).on_conflict_do_nothing())
+_HOLD_TAG = Prepared(_hold_tag)
+_INSERT_TAG = PreparedInsert(tables.tags, lambda new: new.on_conflict_do_nothing())
+_INSERT_OUTBOX = PreparedInsert(tables.outbox, lambda new: new.on_conflict_do_nothing())

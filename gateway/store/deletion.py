@@ -7,10 +7,24 @@ deleted. Either way, what was counted of them goes in the same transaction as th
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, Delete, Row, Table, bindparam, delete, func, literal_column, null, select, update
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
 
 from gateway.store import histograms, tables
 from gateway.store.batches import load_marks, up_to
+from gateway.store.engine import LostRace
 from gateway.store.keys import KeyClock, shard_of_tag
 from gateway.store.prepared import Prepared
 from gateway.store.rows import trace_from
@@ -27,6 +41,8 @@ traces, marks, tags, outbox = tables.traces, tables.marks, tables.tags, tables.o
 
 def delete_tag(connection: Connection, trace_tag: str, keys: KeyClock) -> None:
     """Delete every trace of a tag that is sealed by now. Open ones go on, undelivered spans still go out."""
+    # Whoever is sealing traces of it is waited for, and whoever comes later waits.
+    connection.execute(_tag(trace_tag).with_for_update())
     # Another replica's clock may be ahead: what it sealed is deleted, too.
     deleted_key = keys.next(at_least=newest_key(connection, trace_tag))
     connection.execute(
@@ -59,16 +75,17 @@ def delete_id(
     Those of a call are gone from lists and summaries together.
 
     Raises:
-        LostRace: somebody counted in the same slot meanwhile.
+        LostRace: somebody counted in the same slot, or removed one of them, meanwhile.
     """
+    # A deletion of the whole tag waits for the end of this, so that nothing is taken back from what is gone.
+    deleted_key = connection.execute(_tag(trace_tag).with_for_update(read=True)).scalar()
     found = connection.execute(
         select(*traces.columns)
-        .join(tags, tags.c.trace_tag == traces.c.trace_tag)
         .where(
             traces.c.trace_tag == trace_tag,
             traces.c.trace_id == trace_id,
             traces.c.outcome.in_(SEALED),
-            traces.c.list_key > tags.c.deleted_key,
+            traces.c.list_key > (deleted_key or 0),
             traces.c.list_key <= up_to_key,
         )
         .limit(max_marks)
@@ -77,7 +94,8 @@ def delete_id(
     chosen = up_to(max_marks, sealed)
     kept = load_marks(connection, chosen)
     histograms.take_back(connection, [lay_out(trace, kept[trace.run_key, trace.shard]) for trace in chosen], slot=slot)
-    _empty(connection, [(trace.run_key, trace.shard, trace.single) for trace in chosen])
+    if _empty(connection, [(trace.run_key, trace.shard, trace.single) for trace in chosen]) != len(chosen):
+        raise LostRace
     return len(chosen) < len(sealed) or len(sealed) == max_marks
 
 
@@ -88,7 +106,9 @@ def tags_to_empty(connection: Connection) -> list[str]:
 
 def empty_tag(connection: Connection, trace_tag: str, *, max_rows: int) -> bool:
     """Remove about `max_rows` rows of deleted traces of a tag; whether any may be left."""
-    deleted_key = connection.execute(select(tags.c.deleted_key).where(tags.c.trace_tag == trace_tag)).scalar_one()
+    deleted_key = connection.execute(_tag(trace_tag)).scalar()
+    if deleted_key is None:
+        return False
     deleted = (
         select(*_OLD)
         .where(traces.c.trace_tag == trace_tag, traces.c.outcome.in_(SEALED), traces.c.list_key <= deleted_key)
@@ -147,15 +167,20 @@ def _chosen(found: Sequence[Old], max_rows: int) -> tuple[Sequence[Old], bool]:
     return found, False
 
 
-def _empty(connection: Connection, chosen: Collection[tuple[int, int, bool]]) -> None:
-    """Remove traces (run_key, shard, single) of which nothing is to be seen any more.
+def _empty(connection: Connection, chosen: Collection[tuple[int, int, bool]]) -> int:
+    """Remove traces (run_key, shard, single) of which nothing is to be seen any more; how many there were yet.
 
     A run keeps its row, emptied, so that its events still count as duplicates; nothing can reach a single trace.
     """
     _DELETE_MARKS.execute_many(connection, sorted((run_key, shard) for run_key, shard, _ in chosen))
-    _DELETE_TRACE.execute_many(connection, sorted((run_key, shard) for run_key, shard, single in chosen if single))
+    singles = sorted((run_key, shard) for run_key, shard, single in chosen if single)
     runs = sorted((run_key, shard) for run_key, shard, single in chosen if not single)
-    _EMPTY_TRACE.execute_many(connection, runs)
+    return _DELETE_TRACE.execute_many(connection, singles) + _EMPTY_TRACE.execute_many(connection, runs)
+
+
+def _tag(trace_tag: str) -> Select[int]:
+    """Up to which `list_key` a tag is deleted."""
+    return select(tags.c.deleted_key).where(tags.c.trace_tag == trace_tag, tags.c.shard == shard_of_tag(trace_tag))
 
 
 _OLD = (traces.c.run_key, traces.c.shard, traces.c.trace_tag, traces.c.single, traces.c.step_count)
@@ -181,6 +206,10 @@ _EMPTY_TRACE = Prepared(
             current_step=null(),
             delivery_answer=null(),
         )
-        .where(traces.c.run_key == bindparam("key"), traces.c.shard == bindparam("on_shard"))
+        .where(
+            traces.c.run_key == bindparam("key"),
+            traces.c.shard == bindparam("on_shard"),
+            traces.c.outcome != literal_column(f"'{Outcome.DELETED.value}'"),
+        )
     )
 )

@@ -1,8 +1,8 @@
 """The database: connections, transactions, threads.
 
 Writers take turns on one thread, so within a process no two transactions wait for each other's locks, and whatever
-is waiting when a transaction ends goes into the next one. Readers have threads of their own: in SQLite's
-write-ahead log they neither wait for the writer nor hold it up.
+is waiting when a transaction ends goes into the next one. Readers have threads of their own: they neither wait for the
+writer nor hold it up, in SQLite's write-ahead log as in PostgreSQL.
 """
 
 import asyncio
@@ -11,20 +11,22 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from gateway.errors import SettingsError, StoreUnavailable
-from gateway.store import migrations
+from gateway.store import migrations, sqlite
+from gateway.store.backend import Backend, Limits
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-READER_THREADS = 4
 CONFLICT_ATTEMPTS = 3
+
+_LOST_RACES = ("40001", "40P01")
+"""PostgreSQL's words for it: serialization failure, deadlock detected."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +36,30 @@ class LostRace(Exception):
 
 
 class Database:
-    """One SQLite file. `open` before use, `close` at the end; `read` and `write` from the event loop.
+    """A database. `open` before use, `close` at the end; `read` and `write` from the event loop.
 
-    What `write` returns has been committed and, with `synchronous=FULL`, synced to disk.
+    What `write` returns has been committed and synced to disk.
     """
 
-    def __init__(self, url: str, *, busy_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        busy_timeout_seconds: float,
+        statement_timeout_seconds: float = 30.0,
+        connect_timeout_seconds: float = 5.0,
+        reader_connections: int = 4,
+    ) -> None:
         """Raises SettingsError where `url` names no database that this version can use."""
-        parsed = _parse(url)
-        self.location = parsed.render_as_string(hide_password=True)
-        self.writer = _sqlite_engine(parsed, busy_timeout_seconds, begin="BEGIN IMMEDIATE", pool_size=1)
-        self.reader = _sqlite_engine(parsed, busy_timeout_seconds, begin="BEGIN", pool_size=READER_THREADS)
+        limits = Limits(busy_timeout_seconds, statement_timeout_seconds, connect_timeout_seconds, reader_connections)
+        backend = _connect(url, limits)
+        self.location = backend.location
+        self.slot = backend.slot
+        self.writer = backend.writer
+        self.reader = backend.reader
         self._trouble: str | None = None
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
-        self._reader_threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
+        self._reader_threads = ThreadPoolExecutor(reader_connections, thread_name_prefix="store-reader")
 
     async def open(self) -> None:
         """Bring the schema up to date.
@@ -92,7 +104,7 @@ class Database:
             result = job(*args)
         except (SQLAlchemyError, sqlite3.Error, StoreUnavailable) as error:
             # The driver's own words, without the statement and its parameters, which hold what clients sent.
-            reason = str(error.orig if isinstance(error, DBAPIError) else error)
+            reason = str(error.orig if isinstance(error, DBAPIError) else error).partition("\n")[0]
             if reason != self._trouble:
                 logger.error("the database cannot be used: %s", reason)
             self._trouble = reason
@@ -113,43 +125,33 @@ def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
         try:
             with engine.begin() as connection:
                 return work(connection)
-        except (LostRace, IntegrityError) as error:
+        except (LostRace, DBAPIError) as error:
+            if not _is_lost_race(error):
+                raise
             logger.info("another writer was faster, attempt %d of %d", attempt, CONFLICT_ATTEMPTS)
             lost = error
-    raise StoreUnavailable(f"Other writers were faster {CONFLICT_ATTEMPTS} times: {lost}") from lost
+    raise StoreUnavailable(f"Other writers were faster {CONFLICT_ATTEMPTS} times: {type(lost).__name__}") from lost
 
 
-def _parse(url: str) -> URL:
-    variable = "PERF_TRACER_DATABASE_URL"
+def _is_lost_race(error: LostRace | DBAPIError) -> bool:
+    if isinstance(error, LostRace | IntegrityError):
+        return True
+    return getattr(error.orig, "sqlstate", None) in _LOST_RACES
+
+
+def _connect(url: str, limits: Limits) -> Backend:
+    if url.startswith(("postgresql:", "postgres:")):
+        # Imported here: most gateways have no use for it, and it takes its time.
+        from gateway.store import postgres
+
+        return postgres.connect(url, limits)
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise SettingsError(f"{variable}: not a database URL such as 'sqlite:///perf-tracer.db'") from None
-    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        raise SettingsError(f"{variable}: only SQLite files are supported, as in 'sqlite:///perf-tracer.db'")
-    folder = Path(str(parsed.database)).resolve().parent
-    if not folder.is_dir():
-        raise SettingsError(f"{variable}: there is no folder '{folder}'")
-    return parsed
-
-
-def _sqlite_engine(url: URL, busy_timeout_seconds: float, *, begin: str, pool_size: int) -> Engine:
-    engine = create_engine(
-        url,
-        pool_size=pool_size,
-        max_overflow=0,
-        # autocommit turns off the driver's own idea of when a transaction begins; the "begin" event below decides.
-        connect_args={"timeout": busy_timeout_seconds, "isolation_level": None, "check_same_thread": False},
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        # A commit is on disk when it returns, also after a power cut.
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @event.listens_for(engine, "begin")
-    def start_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != "sqlite":
+        raise SettingsError(
+            "PERF_TRACER_DATABASE_URL: not a database URL such as 'sqlite:///perf-tracer.db' or "
+            "'postgresql://user@host/database'"
+        )
+    return sqlite.connect(parsed, limits)

@@ -17,20 +17,19 @@ from sqlalchemy import (
     bindparam,
     column,
     delete,
-    insert,
     select,
     union_all,
     update,
     values,
 )
 from sqlalchemy import literal_column as literal
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.dialects.postgresql import Insert
 
 from gateway import summary
 from gateway.store import tables
 from gateway.store.engine import LostRace
 from gateway.store.keys import shard_of_tag
-from gateway.store.prepared import Prepared, chunks, padded
+from gateway.store.prepared import Prepared, PreparedInsert, chunks, padded
 from gateway.store.sums import Sum, sum_of
 from gateway.summary import DAY_NS, HOUR_NS, OTHER_STEPS, WHOLE_TRACE, Subject, Tally, Window
 from gateway.timeline import Timeline
@@ -190,6 +189,10 @@ def _remove(connection: Connection, rows: Sequence[Row[Any]]) -> None:
 
 def forget_unused(connection: Connection, subjects: Collection[tuple[str, str]]) -> None:
     """Forget those of these tags and step names that nothing is left of."""
+    # Whoever is counting for one of them is waited for: what they count is seen by the statements that follow.
+    for trace_tag in sorted({trace_tag for trace_tag, _ in subjects}):
+        of_tag = (tags.c.trace_tag == trace_tag) & (tags.c.shard == shard_of_tag(trace_tag))
+        connection.execute(select(tags.c.trace_tag).where(of_tag).with_for_update())
     _FORGET_STEP_NAME.execute_many(connection, sorted(subjects))
     _FORGET_TAG.execute_many(connection, sorted({(trace_tag,) for trace_tag, _ in subjects}))
 
@@ -197,8 +200,12 @@ def forget_unused(connection: Connection, subjects: Collection[tuple[str, str]])
 def _select_rows(size: int) -> Select[Any]:
     """The rows of `size` subjects, joined to a list of values like the addresses of traces."""
     names = ("trace_tag", "step_name", "starts_at_ns")
-    rows: list[Any] = [tuple(bindparam(f"{name}_{index}") for name in names) for index in range(size)]
-    wanted = values(*(column(name) for name in names), name="wanted").data(rows).cte("wanted")
+    types = [histograms.c[name].type for name in names]
+    rows: list[Any] = [
+        tuple(bindparam(f"{name}_{index}", type_=type_) for name, type_ in zip(names, types, strict=True))
+        for index in range(size)
+    ]
+    wanted = values(*map(column, names, types), name="wanted").data(rows).cte("wanted")
     return select(*histograms.columns).select_from(
         wanted.join(
             histograms,
@@ -250,8 +257,7 @@ def _forget_tag(_: int) -> Delete:
     return delete(tags).where(tags.c.trace_tag == bindparam("tag"), ~counted.exists(), ~kept.exists())
 
 
-def _insert_step_name(_: int) -> Any:
-    new = upsert(step_names)
+def _earliest(new: Insert) -> Insert:
     earlier = new.excluded.since_key < step_names.c.since_key
     return new.on_conflict_do_update(
         index_elements=["trace_tag", "step_name", "shard"], set_={"since_key": new.excluded.since_key}, where=earlier
@@ -261,9 +267,9 @@ def _insert_step_name(_: int) -> Any:
 _SELECT_ROWS = Prepared(_select_rows)
 _SELECT_STEP_NAMES = Prepared(_select_step_names)
 _UPDATE_ROW = Prepared(_update_row)
-_INSERT_ROW = Prepared(lambda _: insert(histograms))
+_INSERT_ROW = PreparedInsert(histograms)
 _DELETE_ROW = Prepared(_delete_row)
-_INSERT_STEP_NAME = Prepared(_insert_step_name)
+_INSERT_STEP_NAME = PreparedInsert(step_names, _earliest)
 _FORGET_STEP_NAME = Prepared(_forget_step_name)
 _FORGET_TAG = Prepared(_forget_tag)
 

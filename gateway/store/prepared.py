@@ -8,8 +8,11 @@ rows, where they take several), and run with plain tuples.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection, CursorResult, Table, bindparam
+from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.sql import ClauseElement
+
+ROWS_A_STATEMENT = 512
 
 
 class Prepared:
@@ -35,6 +38,38 @@ class Prepared:
         if text is None:
             text = self._sql[key] = str(self._build(size).compile(dialect=connection.dialect))
         return text
+
+
+class PreparedInsert(Prepared):
+    """Rows into a table, many in one statement where each statement is a message to a server."""
+
+    def __init__(self, table: Table, conflict: Callable[[Insert], Insert] = lambda new: new) -> None:
+        """`conflict` says what becomes of a row that is there already; it is an error where nothing is said."""
+        # PostgreSQL's construct says ON CONFLICT for SQLite, too.
+        super().__init__(lambda size: conflict(_insert(table, size)))
+
+    def execute_many(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        if connection.dialect.name == "sqlite":
+            return super().execute_many(connection, rows)
+        inserted = 0
+        for part in _powers_of_two(rows):
+            flat = tuple(value for row in part for value in row)
+            inserted += self.execute(connection, flat, len(part)).rowcount
+        return inserted
+
+
+def _insert(table: Table, size: int) -> Insert:
+    columns = [column.name for column in table.columns]
+    return Insert(table).values([{name: bindparam(f"{name}_{row}") for name in columns} for row in range(size)])
+
+
+def _powers_of_two(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """`rows` in parts of few different sizes, so that there are few statements to compile."""
+    start = 0
+    while start < len(rows):
+        size = min(ROWS_A_STATEMENT, 1 << (len(rows) - start).bit_length() - 1)
+        yield rows[start : start + size]
+        start += size
 
 
 def padded(keys: Sequence[Any]) -> Sequence[Any]:

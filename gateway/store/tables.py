@@ -186,3 +186,14 @@ step_names = Table(
     sqlite_with_rowid=False,
 )
 """One row a step name that is counted for itself, from the trace with the `list_key` of `since_key` on."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("shard", Integer, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("until_ns", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "shard"),
+)
+"""One row a task that one process at a time does, with who does it and until when nobody else will."""

@@ -10,8 +10,11 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from gateway.errors import SchemaError
 
-HEAD = "0002"
+HEAD = "0003"
 """The schema that this version serves."""
+
+_LOCK = 0x7065726674726163
+"""A number that nobody else in the same database locks: "perftrac"."""
 
 
 def upgrade(engine: Engine) -> None:
@@ -21,9 +24,21 @@ def upgrade(engine: Engine) -> None:
         SchemaError: the schema was made by a version that this one does not know.
     """
     with engine.begin() as connection:
+        _wait_for_others(connection)
         current = _current(connection)
         if current != HEAD:
             _migrate(connection, current)
+
+
+def _wait_for_others(connection: Connection) -> None:
+    """Many replicas may start at once; one of them migrates, and the others find that done.
+
+    SQLite's write lock is that lock already.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
 
 
 def _current(connection: Connection) -> str | None:
