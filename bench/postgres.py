@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psycopg
 
@@ -30,11 +31,17 @@ def measure_postgres(rounds: int, load: Load) -> dict[str, float]:
     """Events per second in batches, and rows per second of bare inserts, in turn: medians of rounds."""
     events: list[float] = []
     inserted: list[float] = []
-    with _server() as postgres, _gateway(postgres.new_database()) as url:
-        for _ in range(rounds):
-            events.append(load(url))
-            inserted.append(_bare_inserts(postgres.new_database()))
+    costs: list[float] = []
+    with _server() as postgres:
+        database = postgres.new_database()
+        with _gateway(database) as url:
+            for _ in range(rounds):
+                spent, stored = _cpu_seconds(postgres.pid), _stored(database)
+                events.append(load(url))
+                costs.append((_cpu_seconds(postgres.pid) - spent) / (_stored(database) - stored))
+                inserted.append(_bare_inserts(postgres.new_database()))
     return {
+        "PostgreSQL: CPU of the server, µs an event": statistics.median(costs) * 1e6,
         "PostgreSQL: batches, events/s": statistics.median(events),
         "PostgreSQL: bare multi-row inserts of the same, rows/s": statistics.median(inserted),
         "PostgreSQL: batches / bare inserts": statistics.median(e / i for e, i in zip(events, inserted, strict=True)),
@@ -92,6 +99,19 @@ def _stored(database: str) -> int:
         row = connection.execute("SELECT count(*) FROM marks").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process, its children, and those of them that have ended, have used."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # The name of the program stands in brackets and may hold anything; the numbers come after it.
+            numbers = stat.read_text().rpartition(")")[2].split()
+            is_it = int(stat.parent.name) == pid
+            if is_it or int(numbers[1]) == pid:
+                ticks += sum(int(number) for number in numbers[11 : 15 if is_it else 13])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def insert(database: str) -> float:

@@ -134,6 +134,26 @@ def test_addresses_are_found_through_their_index(engine: Engine) -> None:
     assert not any("SCAN traces" in row.detail for row in plan)
 
 
+@pytest.mark.parametrize("marks", [1, 200])
+def test_mark_that_is_there_already_is_a_lost_race_and_nothing_of_its_commit_is_kept(
+    database: Database, marks: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = trace()
+    rows = [(stored, Mark(seq, T0, start(T0, attributes={"a": "\\ \t \n \0 é"}))) for seq in range(marks)]
+    again = [(stored, Mark(seq, T0, start(T0))) for seq in (*range(marks, 2 * marks), 0)]
+
+    async def twice() -> list[int]:
+        await database.write(batches.save_marks, rows)
+        with pytest.raises(StoreUnavailable):
+            await database.write(batches.save_marks, again)
+        loaded = await database.read(batches.load_marks, [stored])
+        assert loaded[stored.run_key, stored.shard] == [mark for _, mark in rows]
+        return [mark.seq for mark in loaded[stored.run_key, stored.shard]]
+
+    assert asyncio.run(twice()) == list(range(marks))
+    assert "Other writers were faster 3 times: IntegrityError" in caplog.text
+
+
 def test_second_of_two_writers_that_decided_on_the_same_state_loses(engine: Engine) -> None:
     save(engine, trace())
     address = ("checkout", "", "")

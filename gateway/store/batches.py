@@ -22,7 +22,7 @@ from sqlalchemy import (
 from gateway.store import tables
 from gateway.store.engine import LostRace
 from gateway.store.keys import shard_of_tag
-from gateway.store.prepared import Prepared, PreparedInsert, chunks, padded
+from gateway.store.prepared import BulkInsert, Prepared, PreparedInsert, chunks, padded
 from gateway.store.rows import mark_from, mark_row, trace_from, trace_row
 from gateway.timeline import DeliveryState, Mark, Outcome, Trace
 
@@ -298,7 +298,7 @@ _UPDATE_RUN = Prepared(lambda _: _update_trace(_CHANGING_OF_A_RUN))
 _UPDATE_SEALED = Prepared(lambda _: _update_trace(_CHANGING_AT_SEALING))
 _UPDATE_WAKE = Prepared(lambda _: _update_trace(("wake_at_ns", "version")))
 _INSERT_TRACE = PreparedInsert(tables.traces)
-_INSERT_MARK = PreparedInsert(tables.marks)
+_INSERT_MARK = BulkInsert(tables.marks)
 _MOVE_MARK = Prepared(_move_mark_statement)
 _HOLD_TAG = Prepared(_hold_tag)
 _INSERT_TAG = PreparedInsert(tables.tags, lambda new: new.on_conflict_do_nothing())

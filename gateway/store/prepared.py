@@ -10,9 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Table, bindparam
 from sqlalchemy.dialects.postgresql import Insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import ClauseElement
 
-ROWS_A_STATEMENT = 512
+ROWS_A_STATEMENT = 64
+ROWS_TO_COPY = 16
+"""Fewer are inserted sooner than a COPY is set up."""
 
 
 class Prepared:
@@ -56,6 +59,31 @@ class PreparedInsert(Prepared):
             flat = tuple(value for row in part for value in row)
             inserted += self.execute(connection, flat, len(part)).rowcount
         return inserted
+
+
+class BulkInsert:
+    """Rows into a table, as many as there are: by COPY where the database knows it, which costs a third."""
+
+    def __init__(self, table: Table) -> None:
+        self._insert = PreparedInsert(table)
+        self._copy = f"COPY {table.name} ({', '.join(column.name for column in table.columns)}) FROM STDIN"
+
+    def execute_many(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """A row that is there already is an error."""
+        if connection.dialect.name != "postgresql" or len(rows) < ROWS_TO_COPY:
+            self._insert.execute_many(connection, rows)
+            return
+        # SQLAlchemy knows no COPY, so the driver is asked, and its errors are made what they would be otherwise.
+        driver: Any = connection.connection.driver_connection
+        failure: type[Exception] = connection.dialect.loaded_dbapi.Error
+        try:
+            with driver.cursor() as cursor, cursor.copy(self._copy) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except failure as error:
+            if driver.closed:
+                connection.invalidate(error)
+            raise DBAPIError.instance(self._copy, None, error, failure) from error
 
 
 def _insert(table: Table, size: int) -> Insert:
