@@ -117,7 +117,11 @@ def empty_tag(connection: Connection, trace_tag: str, *, max_rows: int) -> bool:
     chosen, any_left = _chosen(connection.execute(deleted).all(), max_rows)
     _empty(connection, [(row.run_key, row.shard, row.single) for row in chosen])
     if not any_left:
-        connection.execute(update(tags).where(tags.c.trace_tag == trace_tag).values(emptied_key=deleted_key))
+        connection.execute(
+            update(tags)
+            .where(tags.c.trace_tag == trace_tag, tags.c.shard == shard_of_tag(trace_tag))
+            .values(emptied_key=deleted_key)
+        )
         histograms.forget_unused(connection, {(trace_tag, WHOLE_TRACE)})
     return any_left
 

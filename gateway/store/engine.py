@@ -57,7 +57,8 @@ class Database:
         self.slot = backend.slot
         self.writer = backend.writer
         self.reader = backend.reader
-        self._trouble: str | None = None
+        # Of writing and of reading, each by itself: one may go on while the other does not.
+        self._trouble: dict[Engine, str] = {}
         self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._reader_threads = ThreadPoolExecutor(reader_connections, thread_name_prefix="store-reader")
 
@@ -69,7 +70,8 @@ class Database:
             StoreUnavailable: the database cannot be reached.
         """
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer_thread, self._attempt, migrations.upgrade, self.writer)
+        job = partial(migrations.upgrade, self.writer)
+        await loop.run_in_executor(self._writer_thread, self._attempt, self.writer, job)
 
     async def close(self) -> None:
         """Finish what is running and let go of every connection."""
@@ -86,7 +88,7 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         job = partial(_in_transaction, self.writer, partial(_with_connection, work, args, kwargs))
-        return await loop.run_in_executor(self._writer_thread, self._attempt, job)
+        return await loop.run_in_executor(self._writer_thread, self._attempt, self.writer, job)
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` on one consistent snapshot of the database.
@@ -96,22 +98,22 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         job = partial(_in_transaction, self.reader, partial(_with_connection, work, args, kwargs))
-        return await loop.run_in_executor(self._reader_threads, self._attempt, job)
+        return await loop.run_in_executor(self._reader_threads, self._attempt, self.reader, job)
 
-    def _attempt(self, job: Callable[..., T], *args: Any) -> T:
+    def _attempt(self, engine: Engine, job: Callable[[], T]) -> T:
         """Run `job`; log when the database begins to fail and when it works again, not each time."""
+        use = "written" if engine is self.writer else "read"
         try:
-            result = job(*args)
+            result = job()
         except (SQLAlchemyError, sqlite3.Error, StoreUnavailable) as error:
             # The driver's own words, without the statement and its parameters, which hold what clients sent.
             reason = str(error.orig if isinstance(error, DBAPIError) else error).partition("\n")[0]
-            if reason != self._trouble:
-                logger.error("the database cannot be used: %s", reason)
-            self._trouble = reason
+            if reason != self._trouble.get(engine):
+                logger.error("the database cannot be %s: %s", use, reason)
+            self._trouble[engine] = reason
             raise StoreUnavailable from error
-        if self._trouble is not None:
-            logger.info("the database can be used again")
-            self._trouble = None
+        if self._trouble.pop(engine, None) is not None:
+            logger.info("the database can be %s again", use)
         return result
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Delete,
     Row,
@@ -96,7 +97,12 @@ def load_step_names(connection: Connection, trace_tags: Collection[str]) -> dict
 def of_tag(connection: Connection, trace_tag: str, window: Window) -> dict[str, Tally]:
     """What is counted of a tag in a window of whole rows: as `WHOLE_TRACE`, and by step name."""
     sums: dict[str, Sum] = defaultdict(Sum)
-    parameters = {"tag": trace_tag, "since": window.since_ns, "until": window.until_ns}
+    parameters = {
+        "tag": trace_tag,
+        "on_shard": shard_of_tag(trace_tag),
+        "since": window.since_ns,
+        "until": window.until_ns,
+    }
     for step_name, *counts in connection.execute(_OF_TAG, parameters):
         sums[step_name].add(*counts)
     return {step_name: summed.tally for step_name, summed in sums.items()}
@@ -189,12 +195,28 @@ def _remove(connection: Connection, rows: Sequence[Row[Any]]) -> None:
 
 def forget_unused(connection: Connection, subjects: Collection[tuple[str, str]]) -> None:
     """Forget those of these tags and step names that nothing is left of."""
-    # Whoever is counting for one of them is waited for: what they count is seen by the statements that follow.
-    for trace_tag in sorted({trace_tag for trace_tag, _ in subjects}):
-        of_tag = (tags.c.trace_tag == trace_tag) & (tags.c.shard == shard_of_tag(trace_tag))
-        connection.execute(select(tags.c.trace_tag).where(of_tag).with_for_update())
-    _FORGET_STEP_NAME.execute_many(connection, sorted(subjects))
-    _FORGET_TAG.execute_many(connection, sorted({(trace_tag,) for trace_tag, _ in subjects}))
+    names: dict[str, list[str]] = defaultdict(list)
+    for trace_tag, step_name in sorted(subjects):
+        names[trace_tag].append(step_name)
+    for trace_tag, of_tag in names.items():
+        # Whoever is counting for it is waited for: what they count is seen by the statements that follow.
+        is_tag = (tags.c.trace_tag == trace_tag) & (tags.c.shard == shard_of_tag(trace_tag))
+        connection.execute(select(tags.c.trace_tag).where(is_tag).with_for_update())
+        counted = (histograms.c.trace_tag == trace_tag) & (histograms.c.shard == shard_of_tag(trace_tag))
+        unused = [name for name in of_tag if not _is_any(connection, counted & (histograms.c.step_name == name))]
+        connection.execute(
+            delete(step_names).where(
+                step_names.c.trace_tag == trace_tag,
+                step_names.c.shard == shard_of_tag(trace_tag),
+                step_names.c.step_name.in_(unused),
+            )
+        )
+        if not _is_any(connection, counted) and not _is_any(connection, tables.traces.c.trace_tag == trace_tag):
+            connection.execute(delete(tags).where(is_tag))
+
+
+def _is_any(connection: Connection, rows: ColumnElement[bool]) -> bool:
+    return connection.execute(select(literal("1")).where(rows).limit(1)).first() is not None
 
 
 def _select_rows(size: int) -> Select[Any]:
@@ -242,21 +264,6 @@ def _delete_row(_: int) -> Delete:
     return delete(histograms).where(*(histograms.c[name] == bindparam(f"of_{name}") for name in (*_KEY, "version")))
 
 
-def _forget_step_name(_: int) -> Delete:
-    counted = select(1).where(
-        histograms.c.trace_tag == step_names.c.trace_tag, histograms.c.step_name == step_names.c.step_name
-    )
-    return delete(step_names).where(
-        step_names.c.trace_tag == bindparam("tag"), step_names.c.step_name == bindparam("name"), ~counted.exists()
-    )
-
-
-def _forget_tag(_: int) -> Delete:
-    counted = select(1).where(histograms.c.trace_tag == tags.c.trace_tag)
-    kept = select(1).where(tables.traces.c.trace_tag == tags.c.trace_tag)
-    return delete(tags).where(tags.c.trace_tag == bindparam("tag"), ~counted.exists(), ~kept.exists())
-
-
 def _earliest(new: Insert) -> Insert:
     earlier = new.excluded.since_key < step_names.c.since_key
     return new.on_conflict_do_update(
@@ -270,8 +277,6 @@ _UPDATE_ROW = Prepared(_update_row)
 _INSERT_ROW = PreparedInsert(histograms)
 _DELETE_ROW = Prepared(_delete_row)
 _INSERT_STEP_NAME = PreparedInsert(step_names, _earliest)
-_FORGET_STEP_NAME = Prepared(_forget_step_name)
-_FORGET_TAG = Prepared(_forget_tag)
 
 _COUNTED = [histograms.c[name] for name in _COUNTS]
 _IN_WINDOW = (histograms.c.starts_at_ns >= bindparam("since")) & (histograms.c.starts_at_ns < bindparam("until"))
@@ -279,9 +284,12 @@ _IN_WINDOW = (histograms.c.starts_at_ns >= bindparam("since")) & (histograms.c.s
 # Step by step, so that each is one range of the key.
 _OF_TAG = select(histograms.c.step_name, *_COUNTED).where(
     histograms.c.trace_tag == bindparam("tag"),
+    histograms.c.shard == bindparam("on_shard"),
     histograms.c.step_name.in_(
         union_all(
-            select(step_names.c.step_name).where(step_names.c.trace_tag == bindparam("tag")),
+            select(step_names.c.step_name).where(
+                step_names.c.trace_tag == bindparam("tag"), step_names.c.shard == bindparam("on_shard")
+            ),
             select(literal(f"'{WHOLE_TRACE}'")),
             select(literal(f"'{OTHER_STEPS}'")),
         )
@@ -289,14 +297,15 @@ _OF_TAG = select(histograms.c.step_name, *_COUNTED).where(
     _IN_WINDOW,
 )
 
+_OF_THE_SAME = (histograms.c.trace_tag == tags.c.trace_tag) & (histograms.c.shard == tags.c.shard)
 _OF_EVERY_TAG = (
     select(tags.c.trace_tag, *_COUNTED)
     .select_from(
         tags.outerjoin(
             histograms,
-            (histograms.c.trace_tag == tags.c.trace_tag) & (histograms.c.step_name == literal("''")) & _IN_WINDOW,
+            _OF_THE_SAME & (histograms.c.step_name == literal("''")) & _IN_WINDOW,
         )
     )
-    .where(select(1).where(histograms.c.trace_tag == tags.c.trace_tag).correlate(tags).exists())
+    .where(select(1).where(_OF_THE_SAME).correlate(tags).exists())
     .order_by(tags.c.trace_tag)
 )

@@ -1,9 +1,10 @@
 """SQLite: one file beside the gateway, in WAL mode, synced at every commit."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 
 from gateway.errors import SettingsError
 from gateway.store.backend import Backend, Limits
@@ -20,9 +21,23 @@ def connect(url: URL, limits: Limits) -> Backend:
     folder = Path(str(url.database)).resolve().parent
     if not folder.is_dir():
         raise SettingsError(f"PERF_TRACER_DATABASE_URL: there is no folder '{folder}'")
+    writer = _engine(url, limits, begin="BEGIN IMMEDIATE", pool_size=1)
+    reader = _engine(url, limits, begin="BEGIN", pool_size=limits.reader_connections)
+
+    @event.listens_for(writer, "handle_error")
+    def open_anew(context: ExceptionContext) -> None:
+        # Files that could only be read when they were opened stay so, whatever has become of them. The next attempt
+        # opens them again, once every connection of this process has let go of them.
+        code = getattr(context.original_exception, "sqlite_errorcode", 0)
+        if code & 0xFF == sqlite3.SQLITE_READONLY:
+            if context.execution_context is not None and context.execution_context.cursor is not None:
+                context.execution_context.cursor.close()
+            context.is_disconnect = True
+            reader.dispose()
+
     return Backend(
-        writer=_engine(url, limits, begin="BEGIN IMMEDIATE", pool_size=1),
-        reader=_engine(url, limits, begin="BEGIN", pool_size=limits.reader_connections),
+        writer=writer,
+        reader=reader,
         location=url.render_as_string(hide_password=True),
         # The writers of one file take turns, whatever process they are in.
         slot=0,
