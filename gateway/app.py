@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from gateway.api import batch, operations, problems, summaries, traces, tracing
 from gateway.api import delivery as delivery_routes
 from gateway.api.direct import DirectRoutes
+from gateway.api.failed_start import FailedStart
 from gateway.api.paths import RawPath
 from gateway.delivery.loop import DeliveryLoop
 from gateway.delivery.outbox import Outbox
@@ -132,6 +133,7 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     app.include_router(summaries.router(database))
     app.include_router(delivery_routes.status_router(database, exporter, delivery, status))
     app.include_router(operations.router(database))
+    app.add_middleware(FailedStart)
     app.add_middleware(RawPath)
     # Added last, so asked first.
     app.add_middleware(DirectRoutes, routes=direct)

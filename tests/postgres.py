@@ -51,10 +51,10 @@ class Postgres:
         shutil.chown(self.folder, _account())
         self._data = self.folder / "data"
         if copy_of is None:
-            self._run("initdb", "-D", self._data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
+            self._run("initdb", "-D", self._data, "-U", "tests", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N")
         else:
             # A standby: it follows what it is a copy of until it is promoted.
-            self._run("pg_basebackup", "-D", self._data, "-R", "-X", "stream", "-d", copy_of.url("postgres"))
+            self._run("pg_basebackup", "-D", self._data, "-R", "-N", "-c", "fast", "-d", copy_of.url("postgres"))
         self._settings = {**SETTINGS, "port": str(self.port)}
         if certificate is not None:
             self._settings |= self._tls(certificate)
@@ -66,15 +66,18 @@ class Postgres:
         settings = [f"-c{name}={value}" for name, value in self._settings.items()]
         self._server = Process([BINARIES[-1] / "postgres", "-D", str(self._data), *settings], user=_account())
         self._server.wait_for("database system is ready to accept")
+        self._running = True
 
     def stop(self) -> None:
         """As an operator would, in a hurry: connections are cut, what is committed is written."""
         self._run("pg_ctl", "stop", "-D", self._data, "-m", "fast", "-w")
         self._server.stop()
+        self._running = False
 
     def kill(self) -> None:
         """As a power cut would. It is gone when this returns, with every process of it."""
         self._server.kill()
+        self._running = False
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -86,8 +89,9 @@ class Postgres:
             os.kill(self._server.pid, signal.SIGCONT)
 
     def remove(self) -> None:
-        if (self._data / "postmaster.pid").exists():
-            self._server.kill()
+        if self._running:
+            self._run("pg_ctl", "stop", "-D", self._data, "-m", "immediate", "-w")
+            self._server.stop()
         shutil.rmtree(self.folder)
 
     def set(self, name: str, value: str) -> None:

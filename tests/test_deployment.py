@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import yaml
@@ -20,6 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 
 from tests.opentelemetry import BUILD_BINARIES, Collector, Jaeger, binaries, free_ports, require_binaries
+from tests.postgres import BINARIES, Postgres
 from tests.processes import ROOT, Process
 from tests.waiting import wait_until
 
@@ -30,9 +32,11 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 def test_images_are_pinned() -> None:
     images = {name: service["image"] for name, service in SERVICES.items() if "build" not in service}
 
-    assert set(images) == {"collector", "jaeger"}
-    for image in images.values():
-        assert re.fullmatch(r"[a-z/-]+:\d+\.\d+\.\d+", image), image
+    assert set(images) == {"collector", "jaeger", "postgres", "balancer"}
+    for name, image in images.items():
+        # PostgreSQL's versions have two parts.
+        parts = 2 if name == "postgres" else 3
+        assert re.fullmatch(r"[a-z/-]+:" + r"\.".join([r"\d+"] * parts), image), image
 
 
 def test_images_have_the_versions_that_the_tests_run() -> None:
@@ -51,16 +55,29 @@ def test_collector_is_built_of_one_version() -> None:
     assert {component.split(" ")[1] for component in components} == {f"v{manifest['dist']['version']}"}
 
 
-def test_only_the_gateway_and_jaeger_are_published_and_only_to_this_machine() -> None:
+def test_only_what_people_open_is_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
-    assert published == {"gateway": ["127.0.0.1:8000:8000"], "jaeger": ["127.0.0.1:16686:16686"]}
+    assert published == {
+        "gateway": ["127.0.0.1:8000:8000"],
+        "jaeger": ["127.0.0.1:16686:16686"],
+        "balancer": ["127.0.0.1:8001:8001"],
+    }
+
+
+def test_replicas_are_started_only_when_asked_for() -> None:
+    unasked = {name for name, service in SERVICES.items() if "profiles" not in service}
+    asked = {name for name, service in SERVICES.items() if service.get("profiles") == ["replicas"]}
+
+    assert unasked == {"gateway", "collector", "jaeger"}
+    assert asked == {"replica-1", "replica-2", "postgres", "balancer"}
 
 
 def test_services_are_contained() -> None:
     for name, service in SERVICES.items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
+        assert "cap_add" not in service, name
         assert service["restart"] == "unless-stopped", name
 
 
@@ -73,7 +90,7 @@ def test_services_have_a_health_check_where_their_image_can_run_one() -> None:
         if dependency["condition"] == "service_healthy"
     }
 
-    assert checked == {"gateway", "jaeger"}
+    assert checked == set(SERVICES) - {"collector"}
     assert awaited <= checked
 
 
@@ -94,6 +111,67 @@ def test_gateway_keeps_its_database_in_a_volume() -> None:
     assert volume in COMPOSE["volumes"]
     assert service["environment"]["PERF_TRACER_DATABASE_URL"].startswith(f"sqlite:///{mounted_on}/")
     assert ("VOLUME", mounted_on) in instructions()
+
+
+def test_replicas_differ_from_the_gateway_in_their_database_alone() -> None:
+    gateway, replica = SERVICES["gateway"], SERVICES["replica-1"]
+    differ = {name for name in gateway.keys() | replica.keys() if gateway.get(name) != replica.get(name)}
+    differ_in_environment = {name for name, _ in gateway["environment"].items() ^ replica["environment"].items()}
+
+    assert SERVICES["replica-2"] == replica
+    assert differ == {"profiles", "environment", "networks", "depends_on", "ports", "volumes"}
+    assert differ_in_environment == {"PERF_TRACER_DATABASE_URL"}
+
+
+def test_postgres_is_reached_by_the_replicas_alone() -> None:
+    """It asks nobody for a password."""
+    networks = {name: service.get("networks", ["default"]) for name, service in SERVICES.items()}
+    url = urlsplit(SERVICES["replica-1"]["environment"]["PERF_TRACER_DATABASE_URL"])
+    service = SERVICES["postgres"]
+
+    assert COMPOSE["networks"] == {"database": {"internal": True}}
+    assert {name for name, joined in networks.items() if "database" in joined} == {"postgres", "replica-1", "replica-2"}
+    assert networks["postgres"] == ["database"]
+    assert (url.hostname, url.username, url.password) == ("postgres", service["environment"]["POSTGRES_USER"], None)
+    # The image makes a database with the user's name.
+    assert url.path == f"/{service['environment']['POSTGRES_USER']}"
+
+
+def test_postgres_runs_unprivileged_and_keeps_its_data_in_a_volume() -> None:
+    service = SERVICES["postgres"]
+    volume, mounted_on = service["volumes"][0].split(":")
+
+    assert service["user"] == "postgres"
+    assert service["tmpfs"] == ["/tmp", "/var/run/postgresql"]
+    assert volume in COMPOSE["volumes"]
+    assert mounted_on == "/var/lib/postgresql/data"
+
+
+def test_health_check_of_postgres_asks_the_server(postgres: Postgres) -> None:
+    keyword, program, *arguments = SERVICES["postgres"]["healthcheck"]["test"]
+    (unused_port,) = free_ports(1)
+
+    def check(port: int) -> int:
+        return subprocess.run([BINARIES[-1] / program, *arguments, f"--port={port}"]).returncode
+
+    assert keyword == "CMD"
+    assert check(postgres.port) == 0
+    assert check(unused_port) != 0
+
+
+def test_balancer_runs_the_configuration_that_is_tested() -> None:
+    service = SERVICES["balancer"]
+    source, target, mode = service["volumes"][0].split(":")
+    configuration = (ROOT / "load-balancer.conf").read_text()
+    published_on = service["ports"][0].rpartition(":")[2]
+
+    assert (ROOT / source).resolve() == (ROOT / "load-balancer.conf").resolve()
+    assert (target, mode) == ("/etc/nginx/nginx.conf", "ro")
+    assert f"listen {published_on};" in configuration
+    assert f":{published_on}/" in service["healthcheck"]["test"][-1]
+    assert re.findall(r"^ +server (\S+):8000 ", configuration, re.MULTILINE) == list(service["depends_on"])
+    # All that it writes to.
+    assert service["tmpfs"] == ["/tmp"]
 
 
 def test_image_is_pinned_and_runs_unprivileged() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from gateway.errors import SettingsError, StoreUnavailable
+from gateway.errors import SettingsError, StartError, StoreUnavailable
 from gateway.store import migrations, sqlite
 from gateway.store.backend import Backend, Limits
 
@@ -67,11 +67,14 @@ class Database:
 
         Raises:
             SchemaError: the schema is one that this version does not know.
-            StoreUnavailable: the database cannot be reached.
+            StartError: the database cannot be used.
         """
         loop = asyncio.get_running_loop()
         job = partial(migrations.upgrade, self.writer)
-        await loop.run_in_executor(self._writer_thread, self._attempt, self.writer, job)
+        try:
+            await loop.run_in_executor(self._writer_thread, self._attempt, self.writer, job)
+        except StoreUnavailable:
+            raise StartError(f"PERF_TRACER_DATABASE_URL: {self._trouble[self.writer]}") from None
 
     async def close(self) -> None:
         """Finish what is running and let go of every connection."""

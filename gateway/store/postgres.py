@@ -5,6 +5,7 @@ The URL goes to libpq as it is, which knows what SQLAlchemy does not: several ho
 """
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -34,23 +35,30 @@ def connect(url: str, limits: Limits) -> Backend:
     Raises:
         SettingsError: it is no URL that libpq understands.
     """
-    try:
-        named = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # Without libpq's own words, which repeat a part of the URL, and that may be the password.
-        raise SettingsError("PERF_TRACER_DATABASE_URL: not a URL that libpq understands") from None
+    named = _taken_apart(url)
     options = {**_KEEPALIVE, "connect_timeout": str(max(2, round(limits.connect_timeout_seconds)))}
     # What the URL says itself is meant.
     options = {"application_name": "perf-tracer", **options, **{name: str(value) for name, value in named.items()}}
     shown = {name: str(named[name]) for name in ("host", "port", "dbname", "user") if name in named}
+    writer = _engine(options, limits, pool_size=1)
+    reader = _engine(
+        options,
+        limits,
+        pool_size=limits.reader_connections,
+        execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    )
+
+    @event.listens_for(writer, "handle_error")
+    def leave_a_standby(context: ExceptionContext) -> None:
+        # The next attempt to connect finds the server that is the primary now. Readers must not stay behind either:
+        # they would go on seeing what was there when it was one.
+        if getattr(context.original_exception, "sqlstate", None) == _NO_LONGER_WRITABLE:
+            context.is_disconnect = True
+            reader.dispose()
+
     return Backend(
-        writer=_engine(options, limits, pool_size=1),
-        reader=_engine(
-            options,
-            limits,
-            pool_size=limits.reader_connections,
-            execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
-        ),
+        writer=writer,
+        reader=reader,
         location="PostgreSQL " + " ".join(f"{name}={value}" for name, value in shown.items()),
         slot=random.randrange(SLOTS),
     )
@@ -78,10 +86,21 @@ def _engine(options: dict[str, str], limits: Limits, **arguments: Any) -> Engine
         )
         connection.autocommit = False
 
-    @event.listens_for(engine, "handle_error")
-    def leave_a_standby(context: ExceptionContext) -> None:
-        # Another attempt to connect finds the server that is the primary now.
-        if getattr(context.original_exception, "sqlstate", None) == _NO_LONGER_WRITABLE:
-            context.is_disconnect = True
-
     return engine
+
+
+def _taken_apart(url: str) -> Mapping[str, Any]:
+    """What the URL says, by libpq's names.
+
+    Raises:
+        SettingsError: it is no URL, or its password is not escaped. The message repeats nothing of it.
+    """
+    try:
+        named = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise SettingsError("PERF_TRACER_DATABASE_URL: not a URL that libpq understands") from None
+    # A password with one of these in it has ended where nobody meant it to, and its rest stands where it is shown.
+    ports = str(named.get("port", "")).replace(",", "")
+    if "@" in f"{named.get('host')}{named.get('dbname')}" or (ports and not ports.isdecimal()):
+        raise SettingsError("PERF_TRACER_DATABASE_URL: '@', '/' and ':' in a password are written %40, %2F and %3A")
+    return named
