@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 from gateway import runs, spans, timeline
 from gateway.errors import EventError, TraceNotFound
 from gateway.runs import Header
-from gateway.store import batches, histograms
+from gateway.store import batches, histograms, tag_locks
 from gateway.store.batches import Address, OutboxEntry, TraceKey
+from gateway.store.engine import LostRace
 from gateway.store.keys import KeyClock, shard_of
 from gateway.timeline import DeliveryState, Event, EventType, Mark, Outcome, Timeline, Trace
 from gateway.trace_context import SAMPLED, trace_id_from
@@ -149,7 +150,7 @@ class Group:
             for address, trace in self._known.items()
             if runs.has_gaps(trace) or (address in ending and trace.outcome == Outcome.OPEN)
         ]
-        self._marks |= batches.load_marks(self._connection, whole)
+        self._marks |= batches.load_all_marks(self._connection, whole)
         self._deleted_keys |= batches.deleted_keys(self._connection, {trace_tag for trace_tag, _, _ in ending})
 
     def seal_due(self, now_ns: int, *, max_marks: int) -> int:
@@ -167,7 +168,7 @@ class Group:
             (ripe if (trace.wake_at_ns or 0) <= now_ns else busy).append(trace)
         batches.rearm(self._connection, busy)
         self._known = {(trace.trace_tag, trace.trace_id, trace.run or ""): trace for trace in ripe}
-        self._marks |= batches.load_marks(self._connection, ripe)
+        self._marks |= batches.load_all_marks(self._connection, ripe)
         self._deleted_keys |= batches.deleted_keys(self._connection, {trace.trace_tag for trace in ripe})
         for trace in ripe:
             outcome = Outcome.ABANDONED if trace.end_seq is None else Outcome.COMPLETED
@@ -186,7 +187,7 @@ class Group:
         """Store everything that was decided."""
         sealed_tags = {sealed.trace.trace_tag for sealed in self._sealed}
         batches.save_tags(self._connection, sealed_tags - self._deleted_keys.keys())
-        batches.hold_tags(self._connection, {tag: self._deleted_keys.get(tag, 0) for tag in sealed_tags})
+        tag_locks.hold(self._connection, self._sealed, self._deleted_keys)
         batches.save_traces(self._connection, self._changed.values())
         batches.save_marks(self._connection, self._new_marks)
         batches.move_marks(self._connection, self._moved_marks)
@@ -271,6 +272,8 @@ class Group:
         if key not in self._marks:
             stored = batches.load_marks(self._connection, [trace])[key]
             self._marks[key] = stored + [mark for of, mark in self._new_marks if of is trace]
+            if len(self._marks[key]) != trace.mark_count:
+                raise LostRace
         return self._marks[key]
 
     def _seal(self, trace: Trace, outcome: Outcome, sealed_at_ns: int) -> Timeline:

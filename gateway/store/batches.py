@@ -1,6 +1,6 @@
 """What one commit of ingest loads and saves."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
@@ -64,6 +64,18 @@ def load_marks(connection: Connection, traces: Collection[Trace]) -> dict[TraceK
             # Another process may have used the same run_key on another shard.
             if (key := (row.run_key, row.shard)) in marks:
                 marks[key].append(mark_from(row))
+    return marks
+
+
+def load_all_marks(connection: Connection, traces: Collection[Trace]) -> dict[TraceKey, list[Mark]]:
+    """The same, of traces that were loaded in this transaction.
+
+    Raises:
+        LostRace: one of them is not what it was then.
+    """
+    marks = load_marks(connection, traces)
+    if any(len(marks[trace.run_key, trace.shard]) != trace.mark_count for trace in traces):
+        raise LostRace
     return marks
 
 
@@ -140,20 +152,6 @@ def move_marks(connection: Connection, marks: Iterable[tuple[Trace, Mark]]) -> N
     _MOVE_MARK.execute_many(connection, rows)
 
 
-def hold_tags(connection: Connection, deleted_keys: Mapping[str, int]) -> None:
-    """Make a deletion of these tags wait for the end of this transaction.
-
-    `deleted_keys` are those that were decided by.
-
-    Raises:
-        LostRace: one of them has been deleted, or forgotten, since then.
-    """
-    # One by one, in order: no statement locks rows of several shards. In SQLite there is only one writer anyway.
-    for trace_tag, deleted_key in sorted(deleted_keys.items()):
-        if _HOLD_TAG.execute(connection, (trace_tag, shard_of_tag(trace_tag))).scalar() != deleted_key:
-            raise LostRace
-
-
 def save_tags(connection: Connection, trace_tags: Iterable[str]) -> None:
     """Remember tags that have a sealed trace now."""
     _INSERT_TAG.execute_many(connection, [(tag, shard_of_tag(tag), 0, 0) for tag in sorted(trace_tags)])
@@ -210,12 +208,6 @@ def _select_marks(size: int) -> Select[Any]:
 def _select_tags(size: int) -> Select[Any]:
     tags: list[Any] = [bindparam(f"tag_{index}") for index in range(size)]
     return select(tables.tags.c.trace_tag, tables.tags.c.deleted_key).where(tables.tags.c.trace_tag.in_(tags))
-
-
-def _hold_tag(_: int) -> Select[Any]:
-    tags = tables.tags
-    held = select(tags.c.deleted_key).where(tags.c.trace_tag == bindparam("tag"), tags.c.shard == bindparam("on_shard"))
-    return held.with_for_update(read=True)
 
 
 def _move_mark_statement(_: int) -> Update:
@@ -300,6 +292,5 @@ _UPDATE_WAKE = Prepared(lambda _: _update_trace(("wake_at_ns", "version")))
 _INSERT_TRACE = PreparedInsert(tables.traces)
 _INSERT_MARK = BulkInsert(tables.marks)
 _MOVE_MARK = Prepared(_move_mark_statement)
-_HOLD_TAG = Prepared(_hold_tag)
 _INSERT_TAG = PreparedInsert(tables.tags, lambda new: new.on_conflict_do_nothing())
 _INSERT_OUTBOX = PreparedInsert(tables.outbox, lambda new: new.on_conflict_do_nothing())

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from gateway.store import histograms, tables
-from gateway.store.batches import load_marks, up_to
+from gateway.store.batches import load_all_marks, save_tags, up_to
 from gateway.store.engine import LostRace
 from gateway.store.keys import KeyClock, shard_of_tag
 from gateway.store.prepared import Prepared
@@ -41,7 +41,8 @@ traces, marks, tags, outbox = tables.traces, tables.marks, tables.tags, tables.o
 
 def delete_tag(connection: Connection, trace_tag: str, keys: KeyClock) -> None:
     """Delete every trace of a tag that is sealed by now. Open ones go on, undelivered spans still go out."""
-    # Whoever is sealing traces of it is waited for, and whoever comes later waits.
+    # Whoever is sealing traces of it is waited for, and whoever comes later waits: for its row, so there must be one.
+    save_tags(connection, [trace_tag])
     connection.execute(_tag(trace_tag).with_for_update())
     # Another replica's clock may be ahead: what it sealed is deleted, too.
     deleted_key = keys.next(at_least=newest_key(connection, trace_tag))
@@ -92,7 +93,7 @@ def delete_id(
     )
     sealed = [trace_from(row) for row in found]
     chosen = up_to(max_marks, sealed)
-    kept = load_marks(connection, chosen)
+    kept = load_all_marks(connection, chosen)
     histograms.take_back(connection, [lay_out(trace, kept[trace.run_key, trace.shard]) for trace in chosen], slot=slot)
     if _empty(connection, [(trace.run_key, trace.shard, trace.single) for trace in chosen]) != len(chosen):
         raise LostRace

@@ -45,6 +45,8 @@ SHARED_SLOT = 0
 def count(connection: Connection, sealed: Iterable[Timeline], *, slot: int) -> None:
     """Count traces, in the transaction that seals them.
 
+    Their tags are held by `tag_locks`, so that nobody takes up step names of them meanwhile.
+
     Raises:
         LostRace: somebody counted in the same slot meanwhile.
     """
