@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 
@@ -59,9 +60,11 @@ def measure_depth(rounds: int, load: Load) -> dict[str, float]:
         with _gateway(database) as url:
             while (stored := _stored(database)) < MANY_STEPS:
                 load(url)
+            size = _asked(database, "SELECT pg_database_size(current_database())")
             many = [load(url) for _ in range(rounds)]
     return {
         "PostgreSQL: steps stored": stored,
+        "PostgreSQL: bytes an event": size / stored,
         "PostgreSQL: batches with nothing stored, events/s": statistics.median(few),
         "PostgreSQL: batches with those stored, events/s": statistics.median(many),
         "PostgreSQL: cost of an event then / before": statistics.median(few) / statistics.median(many),
@@ -95,8 +98,13 @@ def _bare_inserts(database: str) -> float:
 
 
 def _stored(database: str) -> int:
+    return _asked(database, "SELECT count(*) FROM marks")
+
+
+def _asked(database: str, query: LiteralString) -> int:
+    """The one number that a query answers."""
     with psycopg.connect(database) as connection:
-        row = connection.execute("SELECT count(*) FROM marks").fetchone()
+        row = connection.execute(query).fetchone()
     assert row is not None
     return int(row[0])
 
