@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, create_model
 
 from gateway.settings import Settings
+from gateway.store.tables import metadata
 from gateway.wire import answers as wire
 from tests.clients import Client
 from tests.processes import ROOT, Gateway
@@ -149,6 +150,13 @@ def same_fields(one: Any, other: Any) -> bool:
 def run(script: str, folder: Path) -> str:
     command = ["bash", "-euo", "pipefail", "-c", script]
     return subprocess.run(command, check=True, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=30).stdout
+
+
+def test_every_table_is_distributed_by_the_statements_for_citus() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    named = re.findall(r"SELECT create_(?:reference|distributed)_table\('(\w+)'", page)
+
+    assert sorted(named) == sorted(metadata.tables)
 
 
 def test_every_page_that_is_linked_to_exists() -> None:

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -12,13 +13,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from gateway.errors import SchemaError, SettingsError, StoreUnavailable
 from gateway.store import batches, deletion, migrations, outbox, tables, timelines
 from gateway.store.batches import OutboxEntry
 from gateway.store.engine import Database, LostRace
 from gateway.store.keys import KeyClock, shard_of, shard_of_tag
+from gateway.store.timelines import Selection
 from gateway.timeline import DeliveryState, Mark, Outcome, Trace, TraceError
 from tests.builders import T0, apply, end, start, step, timeline_of, trace
 from tests.rows import newest
@@ -232,6 +234,34 @@ def test_newest_are_listed_oldest_first_and_only_completed_ones(engine: Engine) 
         listed = newest(connection, "checkout", limit=3)
 
     assert [timeline.trace.run_key for timeline, _ in listed] == [T0 + 2, T0 + 3, T0 + 4]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ({}, "COVERING INDEX traces_list (trace_tag=? AND outcome=? AND list_key>?)"),
+        ({"min_duration_ns": 10**12}, "COVERING INDEX traces_list (trace_tag=? AND outcome=? AND list_key>?)"),
+        ({"since_ns": T0, "until_ns": T0 + 1}, "COVERING INDEX traces_list (trace_tag=? AND outcome=? AND list_key>?"),
+        ({"trace_id": "42"}, "COVERING INDEX traces_of_id (trace_tag=? AND trace_id=? AND outcome=? AND list_key>?)"),
+        ({"trace_id": ""}, "COVERING INDEX traces_of_id (trace_tag=? AND trace_id=? AND outcome=? AND list_key>?)"),
+        ({"failed": True}, "INDEX traces_failed (trace_tag=? AND outcome=? AND list_key>?)"),
+        ({"failed": True, "min_duration_ns": 1}, "INDEX traces_failed (trace_tag=? AND outcome=? AND list_key>?)"),
+    ],
+)
+def test_traces_are_filtered_by_an_index(engine: Engine, asked: dict[str, Any], index: str) -> None:
+    plans: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "traces" in statement:
+            plans.extend(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall())
+
+    with engine.begin() as connection:
+        timelines.newest(connection, Selection("checkout", **asked), limit=10, max_marks=10)
+
+    assert any(index in plan for plan in plans), plans
+    assert not any(plan.startswith("SCAN traces") for plan in plans), plans
 
 
 def test_deletion_counts_at_once_and_rows_go_little_by_little(engine: Engine) -> None:

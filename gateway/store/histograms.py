@@ -6,6 +6,7 @@ if nobody else did meanwhile; processes have a `slot` of their own for that, so 
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -117,7 +118,7 @@ def of_every_tag(connection: Connection, window: Window) -> dict[str, Tally]:
         summed = sums[trace_tag]
         if counts[-1] is not None:
             summed.add(*counts)
-    return {trace_tag: summed.tally for trace_tag, summed in sums.items()}
+    return {trace_tag: summed.tally for trace_tag, summed in sorted(sums.items(), key=itemgetter(0))}
 
 
 def add_up_hours(connection: Connection, before_ns: int, *, max_rows: int) -> int:
@@ -309,5 +310,4 @@ _OF_EVERY_TAG = (
         )
     )
     .where(select(1).where(_OF_THE_SAME).correlate(tags).exists())
-    .order_by(tags.c.trace_tag)
 )

@@ -62,18 +62,15 @@ class Page:
 
 def trace_tags(connection: Connection) -> list[str]:
     """Every tag that has a completed trace, by name."""
-    statement = (
-        select(tags.c.trace_tag)
-        .where(
-            exists().where(
-                traces.c.trace_tag == tags.c.trace_tag,
-                traces.c.outcome == Outcome.COMPLETED.value,
-                traces.c.list_key > tags.c.deleted_key,
-            )
+    statement = select(tags.c.trace_tag).where(
+        exists().where(
+            traces.c.trace_tag == tags.c.trace_tag,
+            traces.c.outcome == Outcome.COMPLETED.value,
+            traces.c.list_key > tags.c.deleted_key,
         )
-        .order_by(tags.c.trace_tag)
     )
-    return list(connection.execute(statement).scalars())
+    # Not by the database, whose idea of an order depends on how it was set up.
+    return sorted(connection.execute(statement).scalars())
 
 
 def newest(

@@ -17,13 +17,12 @@ def upgrade() -> None:
     op.drop_index("traces_list", "traces")
     op.create_index("traces_list", "traces", ["trace_tag", "outcome", "list_key", "duration_ns"])
     op.create_index("traces_of_id", "traces", ["trace_tag", "trace_id", "outcome", "list_key"])
-    failed = sa.text("failed")
     op.create_index(
         "traces_failed",
         "traces",
         ["trace_tag", "outcome", "list_key"],
-        sqlite_where=failed,
-        postgresql_where=failed,
+        sqlite_where=sa.text("failed = 1"),
+        postgresql_where=sa.text("failed"),
     )
 
     op.create_table(
