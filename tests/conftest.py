@@ -1,31 +1,67 @@
 """Fixtures that more than one module of tests uses."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import Engine
 
+from gateway.store.engine import Database
 from tests.opentelemetry import Collector, Jaeger, require_binaries
 from tests.postgres import Postgres, require_postgres
 from tests.processes import Gateway
 
+KINDS = ["sqlite", "postgresql"]
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def shared_gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One running gateway for the tests of a module, which must each use tags of their own; on each kind of database
-    in turn."""
-    gateway = Gateway(tmp_path_factory.mktemp("gateway"), _of_kind(request))
+
+@pytest.fixture(scope="module", params=KINDS)
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty database for the tests of a module, of each kind in turn."""
+    return _empty_database(request, tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, of each kind in turn."""
+    return _empty_database(request, tmp_path)
+
+
+def _empty_database(request: pytest.FixtureRequest, folder: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{folder}/perf-tracer.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An open database without traces, of each kind in turn."""
+    database = Database(database_url, busy_timeout_seconds=0.2)
+    asyncio.run(database.open())
+    yield database
+    asyncio.run(database.close())
+
+
+@pytest.fixture
+def engine(database: Database) -> Engine:
+    return database.writer
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One running gateway for the tests of a module, which must each use tags of their own."""
+    gateway = Gateway(tmp_path_factory.mktemp("gateway"), {"PERF_TRACER_DATABASE_URL": shared_database_url})
     yield gateway
     gateway.stop()
 
 
-def _of_kind(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment for a gateway with an empty database of the kind that is asked for."""
-    if request.param == "sqlite":
-        return {}
-    server: Postgres = request.getfixturevalue("postgres")
-    return {"PERF_TRACER_DATABASE_URL": server.new_database()}
+@pytest.fixture
+def tag() -> str:
+    """A tag that no other test uses."""
+    return uuid4().hex
 
 
 @pytest.fixture
@@ -35,10 +71,10 @@ def client(shared_gateway: Gateway) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
+@pytest.fixture
+def gateway(database_url: str, tmp_path: Path) -> Iterator[Gateway]:
     """A running gateway with an empty database, of each kind in turn."""
-    gateway = Gateway(tmp_path, _of_kind(request))
+    gateway = Gateway(tmp_path, {"PERF_TRACER_DATABASE_URL": database_url})
     yield gateway
     gateway.stop()
 
@@ -67,12 +103,3 @@ def postgres() -> Iterator[Postgres]:
     postgres = Postgres()
     yield postgres
     postgres.remove()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, of each kind in turn."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/test.db"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.new_database()

@@ -7,7 +7,6 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 from uuid import uuid4
@@ -54,11 +53,11 @@ LINES = 'first, "one"\nsecond\r\nthird\rlast\t'
 
 
 @pytest.fixture(scope="module")
-def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shared_gateway(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One gateway for all, which finds traces of one moment in its database."""
     folder = tmp_path_factory.mktemp("gateway")
-    save_tied(folder)
-    gateway = Gateway(folder)
+    save_tied(shared_database_url)
+    gateway = Gateway(folder, {"PERF_TRACER_DATABASE_URL": shared_database_url})
     yield gateway
     gateway.stop()
 
@@ -67,11 +66,6 @@ def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway
 def client(shared_gateway: Gateway) -> Iterator[Client]:
     with Client(shared_gateway.url) as client:
         yield client
-
-
-@pytest.fixture
-def tag() -> str:
-    return uuid4().hex
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +87,10 @@ def mixed(client: Client) -> str:
     return tag
 
 
-def save_tied(folder: Path) -> None:
+def save_tied(url: str) -> None:
     """More traces of one moment than one part holds."""
     sealed_at_ns = time.time_ns() // 1000 * 1000
-    database = Database(f"sqlite:///{folder}/perf-tracer.db", busy_timeout_seconds=1)
+    database = Database(url, busy_timeout_seconds=1)
     traces, marks = [], []
     for number in range(TIES):
         tied = trace(run_key=sealed_at_ns - TIES + number, trace_tag=TIED, trace_id=str(number))

@@ -1,7 +1,6 @@
 """What is counted, on a real database file."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from gateway import summary
 from gateway.store import batches, histograms
-from gateway.store.engine import Database, LostRace
+from gateway.store.engine import LostRace
 from gateway.store.keys import shard_of_tag
 from gateway.summary import DAY_NS, HOUR_NS, OTHER_STEPS, WHOLE_TRACE, Subject, Tally, Window
 from gateway.timeline import Outcome, Timeline, TraceError
@@ -21,19 +20,6 @@ US = 1_000
 MIDNIGHT = T0 // DAY_NS * DAY_NS
 ALWAYS = Window(0, 2**62)
 ERROR = TraceError(message="bad")
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url, busy_timeout_seconds=0.2)
-    asyncio.run(database.open())
-    yield database
-    asyncio.run(database.close())
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return database.writer
 
 
 def trace_of(

@@ -38,15 +38,17 @@ TIES = 60
 
 
 @pytest.fixture(scope="module")
-def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shared_gateway(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One gateway for all. Its abandoned traces were so before it started: the gateway before it had less patience."""
     folder = tmp_path_factory.mktemp("gateway")
-    save_tied(folder)
-    impatient = Gateway(folder, {"PERF_TRACER_IDLE_TIMEOUT_SECONDS": "0.2"})
+    save_tied(shared_database_url)
+    impatient = Gateway(
+        folder, {"PERF_TRACER_DATABASE_URL": shared_database_url, "PERF_TRACER_IDLE_TIMEOUT_SECONDS": "0.2"}
+    )
     with Client(impatient.url) as client:
         abandon(client)
     impatient.stop()
-    gateway = Gateway(folder)
+    gateway = Gateway(folder, {"PERF_TRACER_DATABASE_URL": shared_database_url})
     with Client(gateway.url) as client:
         mix(client)
     yield gateway
@@ -60,15 +62,10 @@ def client(shared_gateway: Gateway) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
-def tag() -> str:
-    return uuid4().hex
-
-
-def save_tied(folder: Path) -> None:
+def save_tied(url: str) -> None:
     """Traces that were all sealed at one moment, as many processes may do; their outcomes take turns."""
     sealed_at_ns = time.time_ns() // 1000 * 1000
-    database = Database(f"sqlite:///{folder}/perf-tracer.db", busy_timeout_seconds=1)
+    database = Database(url, busy_timeout_seconds=1)
 
     async def save() -> None:
         await database.open()

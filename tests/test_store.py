@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,6 @@ from gateway.store.timelines import Selection
 from gateway.timeline import DeliveryState, Mark, Outcome, Trace, TraceError
 from tests.builders import T0, apply, end, start, step, timeline_of, trace
 from tests.rows import newest
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url, busy_timeout_seconds=0.2)
-    asyncio.run(database.open())
-    yield database
-    asyncio.run(database.close())
-
-
-@pytest.fixture
-def engine(database: Database) -> Engine:
-    return database.writer
 
 
 def save(engine: Engine, *traces: Trace) -> None:
@@ -200,7 +186,7 @@ def test_failed_transaction_leaves_nothing_behind(database: Database) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_locked_database_is_unavailable_and_recovers(database: Database, tmp_path: Path) -> None:
-    other = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
+    other = sqlite3.connect(tmp_path / "perf-tracer.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
     async def locked_then_free() -> None:

@@ -71,11 +71,13 @@ def started_at() -> datetime:
 
 
 @pytest.fixture(scope="module")
-def shared_gateway(tmp_path_factory: pytest.TempPathFactory, started_at: datetime) -> Iterator[Gateway]:
+def shared_gateway(
+    shared_database_url: str, tmp_path_factory: pytest.TempPathFactory, started_at: datetime
+) -> Iterator[Gateway]:
     """One gateway for all, which finds `COUNTED` in its database."""
     folder = tmp_path_factory.mktemp("gateway")
-    save_counted(folder, started_at)
-    gateway = Gateway(folder)
+    save_counted(shared_database_url, started_at)
+    gateway = Gateway(folder, {"PERF_TRACER_DATABASE_URL": shared_database_url})
     yield gateway
     gateway.stop()
 
@@ -86,13 +88,8 @@ def client(shared_gateway: Gateway) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture
-def tag() -> str:
-    return uuid4().hex
-
-
-def save_counted(folder: Path, now: datetime) -> None:
-    database = Database(f"sqlite:///{folder}/perf-tracer.db", busy_timeout_seconds=1)
+def save_counted(url: str, now: datetime) -> None:
+    database = Database(url, busy_timeout_seconds=1)
     sealed = [
         ended_at(now - ago, tag, seconds) for tag, rows in COUNTED.items() for ago, traces in rows for seconds in traces
     ]
