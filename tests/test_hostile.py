@@ -84,5 +84,5 @@ def test_database_that_cannot_be_written_is_logged_once_and_recovers(tmp_path: P
     other.close()
     gateway.stop()
 
-    assert gateway.output.count("the database cannot be used") == 1
-    assert gateway.output.count("the database can be used again") >= 1
+    assert gateway.output.count("the database cannot be written") == 1
+    assert gateway.output.count("the database can be written again") >= 1
