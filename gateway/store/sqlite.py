@@ -9,6 +9,10 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine,
 from gateway.errors import SettingsError
 from gateway.store.backend import Backend, Limits
 
+CACHE_KIB = 2_000
+READER_CACHE_KIB = 8_000
+"""As much as a day of summaries of many tags reads again and again. Each connection has a cache of its own."""
+
 
 def connect(url: URL, limits: Limits) -> Backend:
     """The file that `url` names, which need not be there yet.
@@ -21,8 +25,8 @@ def connect(url: URL, limits: Limits) -> Backend:
     folder = Path(str(url.database)).resolve().parent
     if not folder.is_dir():
         raise SettingsError(f"PERF_TRACER_DATABASE_URL: there is no folder '{folder}'")
-    writer = _engine(url, limits, begin="BEGIN IMMEDIATE", pool_size=1)
-    reader = _engine(url, limits, begin="BEGIN", pool_size=limits.reader_connections)
+    writer = _engine(url, limits, begin="BEGIN IMMEDIATE", pool_size=1, cache_kib=CACHE_KIB)
+    reader = _engine(url, limits, begin="BEGIN", pool_size=limits.reader_connections, cache_kib=READER_CACHE_KIB)
 
     @event.listens_for(writer, "handle_error")
     def open_anew(context: ExceptionContext) -> None:
@@ -44,7 +48,7 @@ def connect(url: URL, limits: Limits) -> Backend:
     )
 
 
-def _engine(url: URL, limits: Limits, *, begin: str, pool_size: int) -> Engine:
+def _engine(url: URL, limits: Limits, *, begin: str, pool_size: int, cache_kib: int) -> Engine:
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -58,6 +62,7 @@ def _engine(url: URL, limits: Limits, *, begin: str, pool_size: int) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         # A commit is on disk when it returns, also after a power cut.
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{cache_kib}")
 
     @event.listens_for(engine, "begin")
     def start_transaction(connection: Connection) -> None:
