@@ -9,8 +9,9 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from gateway.api import batch, operations, problems, summaries, traces, tracing
+from gateway.api import assets, batch, operations, problems, summaries, traces, tracing
 from gateway.api import delivery as delivery_routes
+from gateway.api.cross_origin import CrossOrigin
 from gateway.api.direct import DirectRoutes
 from gateway.api.failed_start import FailedStart
 from gateway.api.paths import RawPath
@@ -133,9 +134,11 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     app.include_router(summaries.router(database))
     app.include_router(delivery_routes.status_router(database, exporter, delivery, status))
     app.include_router(operations.router(database))
+    app.router.routes.extend(assets.routes())
     app.add_middleware(FailedStart)
     app.add_middleware(RawPath)
     # Added last, so asked first.
     app.add_middleware(DirectRoutes, routes=direct)
+    app.add_middleware(CrossOrigin)
     problems.install(app)
     return app
