@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from bench.client import measure_client
 from bench.outage import measure_outage
 from bench.postgres import measure_depth, measure_postgres
 from bench.reads import measure_interference, measure_reads
@@ -30,8 +31,11 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.figures) - FIGURES.keys():
         parser.error(f"no such figure: {', '.join(sorted(unknown))}")
-    if shutil.which("wrk") is None:
-        sys.exit("bench needs wrk (on Debian: apt-get install wrk)")
+    # Before anything is measured: that takes minutes.
+    needed = {"client": {"chromium"}, "pages": {"chromium", "wrk"}}
+    for program in sorted(set().union(*(needed.get(name, {"wrk"}) for name in options.figures))):
+        if shutil.which(program) is None:
+            sys.exit(f"bench needs {program} (on Debian: apt-get install {program})")
     measured: dict[str, float] = {}
     for name in options.figures:
         measured |= FIGURES[name](options.rounds, options.seconds)
@@ -151,6 +155,11 @@ def depth(rounds: int, seconds: int) -> dict[str, float]:
     return measure_depth(rounds, lambda url: 98 * requests_per_second(url, seconds, script="batch"))
 
 
+def client(rounds: int, _seconds: int) -> dict[str, float]:
+    """What the page pays and what is reported with the gateway 100 ms away, next to the original client class."""
+    return measure_client(rounds)
+
+
 FIGURES = {
     "step": single_steps,
     "batch": batches,
@@ -160,6 +169,7 @@ FIGURES = {
     "beside": beside,
     "postgres": postgres,
     "depth": depth,
+    "client": client,
 }
 
 if __name__ == "__main__":

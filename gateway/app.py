@@ -134,7 +134,7 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     app.include_router(summaries.router(database))
     app.include_router(delivery_routes.status_router(database, exporter, delivery, status))
     app.include_router(operations.router(database))
-    app.router.routes.extend(assets.routes())
+    app.router.routes.extend(assets.routes(assets.load()))
     app.add_middleware(FailedStart)
     app.add_middleware(RawPath)
     # Added last, so asked first.

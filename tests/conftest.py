@@ -7,9 +7,11 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, Page
 from sqlalchemy import Engine
 
 from gateway.store.engine import Database
+from tests.browser import PATIENCE_MS, chromium
 from tests.opentelemetry import Collector, Jaeger, require_binaries
 from tests.postgres import Postgres, require_postgres
 from tests.processes import Gateway
@@ -103,3 +105,21 @@ def postgres() -> Iterator[Postgres]:
     postgres = Postgres()
     yield postgres
     postgres.remove()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A running Chromium for the tests of a module, none of which may call `asyncio.run`."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of its own profile, in which no error may go uncaught."""
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE_MS)
+        errors: list[str] = []
+        context.on("weberror", lambda uncaught: errors.append(str(uncaught.error)))
+        yield context.new_page()
+    assert errors == []

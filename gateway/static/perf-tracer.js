@@ -1,5 +1,5 @@
 /**
- * Tells a perf-tracer gateway about traces, in batches. Nothing here throws or rejects.
+ * Tells a gateway of traces. Nothing here throws or rejects.
  *
  * @typedef {{ id?: string | number | null, url?: string, key?: string, service?: string, propagateTo?: string[] }} TraceOptions
  *   `url`: the gateway's; else the page's origin. `propagateTo`: URLs that `fetch` sends `traceparent` to.
@@ -10,14 +10,14 @@
 
 const outboxes = {};
 
-/** Keeps events until the gateway has answered. It counts each once: a page that hides sends all again. */
+/** Keeps events until they are answered for. Each counts once: a page that hides sends all again. */
 const outbox = (endpoint) => {
   let events = []; // `sent`: 0 waiting, 1 in a request, 2 in one that outlives the page
   let dropped = 0;
   let failures = 0;
   let count = 0;
   let bytes = 0;
-  let due, timer, running;
+  let due, timer, running, hiding, gone;
 
   const later = (ms) => {
     clearTimeout(timer);
@@ -43,7 +43,7 @@ const outbox = (endpoint) => {
       (traces[event.head] ??= []).push(event.json);
     }
     try {
-      // Text needs no preflight.
+      // As text: no preflight.
       const answer = await fetch(endpoint, {
         method: "POST",
         body: `{"sent_at":${Date.now()},"dropped":${lost},"traces":[${Object.entries(traces).map(
@@ -55,13 +55,13 @@ const outbox = (endpoint) => {
       const text = await answer.text();
       pause = answer.headers.get("retry-after");
       if (answer.status == 429 || answer.status > 499) throw text;
-      if (answer.ok ? JSON.parse(text).rejected[0] : (dropped += batch.length)) console.warn("perf-tracer:", text);
+      if (answer.ok ? JSON.parse(text).rejected[0] : (dropped += lost + batch.length)) console.warn("perf-tracer:", text);
       events = events.filter((event) => !batch.includes(event));
       failures = 0;
     } catch {
       dropped += lost;
       for (const event of batch) if (event.sent == sent) event.sent = 0;
-      return (Math.min(pause, 3600) || 0) * 1e3 + Math.random() * Math.min(6e4, 1e3 * 2 ** failures++);
+      return (Math.min(Math.max(pause, 0), 3600) || 0) * 1e3 + Math.random() * Math.min(6e4, 1e3 * 2 ** failures++);
     }
   };
 
@@ -72,20 +72,22 @@ const outbox = (endpoint) => {
       timer = count = bytes = 0;
       do {
         const batch = chunk(1);
-        wait = batch[0] && (await post(batch, 1));
+        wait = await (batch[0] && post(batch, 1));
       } while (due && !wait);
       running = null;
       if (events.some((event) => !event.sent)) later(wait || 1e3);
     })());
 
-  const hide = async () => {
+  const hide = () => {
     const batch = chunk(2);
-    const answer = batch[0] && post(batch, 2);
+    if (batch[0]) hiding = post(batch, 2).then((wait) => wait && later(wait));
     if (due) flush();
-    const wait = await answer;
-    if (wait) later(wait);
   };
-  globalThis.addEventListener?.("pagehide", hide);
+  globalThis.addEventListener?.("pagehide", () => {
+    gone = true;
+    hide();
+  });
+  globalThis.addEventListener?.("pageshow", () => (gone = false));
   globalThis.addEventListener?.("visibilitychange", () => document.visibilityState == "hidden" && hide());
 
   return {
@@ -96,13 +98,14 @@ const outbox = (endpoint) => {
         events.splice(events.findIndex((event) => !event.sent), 1);
         dropped++;
       }
+      if (gone) queueMicrotask(hide);
       due ||= urgent || ++count > 49 || (bytes += size) > 16383;
       if (due && !failures) flush();
       else if (!timer && !running) later(1e3);
     },
     flush() {
       due = true;
-      return flush();
+      return Promise.all([flush(), hiding]);
     },
   };
 };
@@ -145,7 +148,7 @@ export class RemoteTrace {
 
   /** Names the time since the last mark. @param {string} name @param {StepDetails} [details] */
   async step(name, details) {
-    this.#say("step", details, String(name));
+    this.#say("step", details, name);
   }
 
   /** @param {EndDetails} [details] */
@@ -153,29 +156,26 @@ export class RemoteTrace {
     this.#say("end", details);
   }
 
-  /** Resolves when all is answered, or out of reach. */
+  /** Resolves when all is answered for. */
   async flush() {
     await this.#outbox?.flush();
   }
 
-  /** @param {RequestInfo | URL} input @param {RequestInit} [init] */
-  fetch(input, init) {
+  /** @type {typeof fetch} */
+  fetch = (input, init) => {
+    let request;
     try {
-      const { location } = globalThis;
-      const request = Object(input);
-      const { origin, pathname } = new URL(request.url ?? input, location?.href);
+      request = new Request(input, init);
+      const { origin, pathname } = new URL(request.url);
       const matches = (target) => {
-        const to = new URL(target, location?.href);
+        const to = new URL(target);
         return to.origin == origin && `${pathname}/`.startsWith(to.pathname.replace(/\/?$/, "/"));
       };
-      if (origin == location?.origin || this.#options.propagateTo?.some(matches)) {
-        const headers = new Headers(init?.headers ?? request.headers);
-        headers.set("traceparent", this.traceparent);
-        init = { ...init, headers };
-      }
+      if (origin == globalThis.location?.origin || this.#options.propagateTo?.some(matches))
+        request.headers.set("traceparent", this.traceparent);
     } catch {}
-    return fetch(input, init);
-  }
+    return request ? fetch(request) : fetch(input, init);
+  };
 
   #say(type, details, step) {
     try {
@@ -202,15 +202,17 @@ export class RemoteTrace {
         seq: this.#seq++,
         type,
         time: Math.round((this.#epoch + time) * 1e3) / 1e3,
-        step_name: step,
+        step_name: type == "step" ? String(step) : step,
         track_duration: track === false ? track : undefined,
         end_trace: end || undefined,
-        error: error && { type: error.name ?? error.type, message: error.message ?? String(error), stack: error.stack },
+        error: error
+          ? { type: error.name ?? error.type, message: String(error.message ?? error), stack: error.stack }
+          : undefined,
       };
       let json = JSON.stringify(event);
       try {
         json = JSON.stringify({ ...event, attributes });
-      } catch {} // no JSON: goes without
+      } catch {} // goes without
       this.#outbox.push(this.#head, json, end);
       const from = this.#last;
       this.#last = time;
