@@ -14,6 +14,7 @@ import httpx
 
 from bench.client import measure_client
 from bench.outage import measure_outage
+from bench.pages import measure_pages
 from bench.postgres import measure_depth, measure_postgres
 from bench.reads import measure_interference, measure_reads
 from bench.servers import LOAD_CORE, ROOT, SERVER_CORE, pinned, served, wrk
@@ -160,6 +161,11 @@ def client(rounds: int, _seconds: int) -> dict[str, float]:
     return measure_client(rounds)
 
 
+def pages(rounds: int, seconds: int) -> dict[str, float]:
+    """How soon pages show what they show, and what fifty open ones cost ingest."""
+    return measure_pages(rounds, lambda url: 98 * requests_per_second(url, seconds, script="batch"))
+
+
 FIGURES = {
     "step": single_steps,
     "batch": batches,
@@ -170,6 +176,7 @@ FIGURES = {
     "postgres": postgres,
     "depth": depth,
     "client": client,
+    "pages": pages,
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ through the last days, so that summaries, indexes and files are what they would 
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gateway.group import Group, Policy, Single
@@ -21,7 +21,7 @@ from gateway.timeline import MILLISECOND, Event, EventType, TraceError
 
 DAYS = 13
 """All of them, within the retention of a gateway with the default settings."""
-TAGS = 20
+TAGS = tuple(f"tag-{number}" for number in range(20))
 STEPS = ("cart", "address", "payment", "review", "confirmation")
 MEDIAN_STEP_SECONDS = 0.2
 FAILED_SHARE = 0.01
@@ -42,8 +42,8 @@ class PastKeys(KeyClock):
         return self._last
 
 
-def populate(file: Path, traces: int) -> None:
-    """Write a database with `traces` ended traces of five steps, and some open ones."""
+def populate(file: Path, traces: int, *, tags: Sequence[str] = TAGS) -> None:
+    """Write a database with `traces` ended traces of five steps, of these tags in turn, and some open ones."""
     database = Database(f"sqlite:///{file}", busy_timeout_seconds=5)
     upgrade(database.writer)
     keys = PastKeys()
@@ -61,7 +61,7 @@ def populate(file: Path, traces: int) -> None:
             group.load([])
             for number in numbers:
                 begun_ns = now_ns - (traces - number) * apart_ns
-                for command in _whole_trace(number, begun_ns, chance):
+                for command in _whole_trace(tags[number % len(tags)], number, begun_ns, chance):
                     keys.now_ns = command.event.arrived_at_ns
                     group.decide(command)
             group.save()
@@ -69,8 +69,8 @@ def populate(file: Path, traces: int) -> None:
         keys.now_ns = now_ns
         group = Group(connection, policy, keys)
         group.load([])
-        for number in range(TAGS * OPEN_TRACES_A_TAG * (1 + traces // 100_000)):
-            for command in _open_trace(number, now_ns):
+        for number in range(len(TAGS) * OPEN_TRACES_A_TAG * (1 + traces // 100_000)):
+            for command in _open_trace(tags[number % len(tags)], number, now_ns):
                 group.decide(command)
         group.save()
     with database.writer.begin() as connection:
@@ -80,8 +80,8 @@ def populate(file: Path, traces: int) -> None:
     database.reader.dispose()
 
 
-def _whole_trace(number: int, begun_ns: int, chance: random.Random) -> Iterator[Single]:
-    tag, trace_id, at_ns = tag_of(number), str(number), begun_ns
+def _whole_trace(tag: str, number: int, begun_ns: int, chance: random.Random) -> Iterator[Single]:
+    trace_id, at_ns = str(number), begun_ns
     yield Single(tag, trace_id, Event(EventType.START, at_ns), Header(service="bench"))
     for name in STEPS:
         at_ns += round(chance.lognormvariate(0, 0.5) * MEDIAN_STEP_SECONDS * 1e6) * 1000
@@ -90,14 +90,15 @@ def _whole_trace(number: int, begun_ns: int, chance: random.Random) -> Iterator[
     yield Single(tag, trace_id, Event(EventType.END, at_ns + MILLISECOND, ends_trace=True, error=error))
 
 
-def _open_trace(number: int, begun_ns: int) -> Iterator[Single]:
-    tag, trace_id = tag_of(number), f"open-{number}"
+def _open_trace(tag: str, number: int, begun_ns: int) -> Iterator[Single]:
+    trace_id = f"open-{number}"
     yield Single(tag, trace_id, Event(EventType.START, begun_ns), Header(service="bench"))
     yield Single(tag, trace_id, Event(EventType.STEP, begun_ns + MILLISECOND, step_name=STEPS[0]))
 
 
 def tag_of(number: int) -> str:
-    return f"tag-{number % TAGS}"
+    """Of `TAGS`, the one of a trace."""
+    return TAGS[number % len(TAGS)]
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench.population import DAYS, populate, tag_of
+from bench.population import DAYS, TAGS, populate, tag_of
 from bench.servers import served
 
 FEW, MANY = 10_000, 1_000_000
@@ -66,10 +66,10 @@ def measure_interference(rounds: int, load: Callable[[str], float], many: int = 
 
 
 @contextmanager
-def populated(folder: Path, traces: int) -> Iterator[str]:
-    """The URL of a gateway with so many traces."""
+def populated(folder: Path, traces: int, *, tags: Sequence[str] = TAGS) -> Iterator[str]:
+    """The URL of a gateway with so many traces of these tags."""
     file = folder / f"{traces}.db"
-    populate(file, traces)
+    populate(file, traces, tags=tags)
     env = {
         "PERF_TRACER_DATABASE_URL": f"sqlite:///{file}",
         "OTEL_TRACES_EXPORTER": "none",

@@ -24,6 +24,8 @@ from gateway.group import Policy
 from gateway.ingest import Ingest
 from gateway.logs import configure_logs
 from gateway.metrics import create_metrics
+from gateway.pages import routes as pages
+from gateway.pages.overview_facts import Collector
 from gateway.settings import ExporterSettings, Settings, load_exporter_settings, load_settings
 from gateway.store.engine import Database
 from gateway.store.keys import KeyClock
@@ -134,7 +136,10 @@ def _assemble(settings: Settings, exporter: ExporterSettings) -> FastAPI:
     app.include_router(summaries.router(database))
     app.include_router(delivery_routes.status_router(database, exporter, delivery, status))
     app.include_router(operations.router(database))
-    app.router.routes.extend(assets.routes(assets.load()))
+    files = assets.load()
+    app.router.routes.extend(assets.routes(files))
+    collector = Collector(exporter.endpoint_shown if delivery else None, status)
+    app.router.routes.extend(pages.routes(database, files, collector, jaeger_url=settings.jaeger_url))
     app.add_middleware(FailedStart)
     app.add_middleware(RawPath)
     # Added last, so asked first.

@@ -52,6 +52,13 @@ class Sum:
         return (self.failed, self.abandoned, self.superseded, self.sum_us, buckets)
 
     @property
+    def count(self) -> int:
+        """Of all buckets together: `tally.count`, without the tally."""
+        digits = array("q", self.number.to_bytes(_size(self.number), sys.byteorder, signed=True))
+        # What a digit borrowed belongs to the one above it, or is the sign that is carried on for ever.
+        return sum(digits) + sum(digit < 0 for digit in digits[: self.number.bit_length() // _BITS])
+
+    @property
     def tally(self) -> Tally:
         counts = array("q", self.number.to_bytes(_size(self.number), sys.byteorder, signed=True))
         if sys.byteorder == "big":

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, select, true
+from sqlalchemy import ColumnElement, Connection, Subquery, exists, func, select, true
 
 from gateway.store import tables
 from gateway.store.batches import load_marks, up_to
@@ -60,6 +60,10 @@ class Page:
     """The last place on this page in the direction in which it was read, if there are more behind it."""
 
 
+Listed = tuple[Trace, Receipt | None]
+"""A trace without its marks. An open one has no receipt."""
+
+
 def trace_tags(connection: Connection) -> list[str]:
     """Every tag that has a completed trace, by name."""
     statement = select(tags.c.trace_tag).where(
@@ -85,16 +89,86 @@ def following(connection: Connection, selection: Selection, *, limit: int, max_m
     return _page(connection, selection, after, limit=limit, max_marks=max_marks, descending=False)
 
 
+def newest_traces(connection: Connection, selection: Selection, *, limit: int) -> list[Listed]:
+    """The last `limit` traces, the newest first, without reading their marks."""
+    deleted_key = _deleted_key(connection, selection.trace_tag) or 0
+    found: list[tuple[Trace, Any]] = []
+    for outcome in selection.outcomes:
+        found += _of_outcome(connection, selection, outcome, deleted_key, None, limit, descending=True)
+    found.sort(key=lambda one: _place(one[0]), reverse=True)
+    return [(trace, _receipt(trace, queued)) for trace, queued in found[:limit]]
+
+
+def slowest_traces(connection: Connection, selection: Selection, *, limit: int, looked_at: int) -> list[Listed]:
+    """The `limit` ended traces that took longest among the newest `looked_at` of each outcome, the longest first."""
+    deleted_key = _deleted_key(connection, selection.trace_tag) or 0
+    found: list[tuple[Trace, Any]] = []
+    for outcome in selection.outcomes:
+        if outcome is not Outcome.OPEN:
+            # From the index alone, as long as nothing is filtered by that is not in it.
+            looked = (
+                select(traces.c.run_key, traces.c.shard, traces.c.duration_ns)
+                .where(traces.c.outcome == outcome.value, *_conditions(selection, outcome, deleted_key))
+                .order_by(traces.c.list_key.desc())
+                .limit(looked_at)
+                .subquery()
+            )
+            keys = select(looked.c.run_key, looked.c.shard).order_by(
+                looked.c.duration_ns.desc(), looked.c.run_key.desc()
+            )
+            found += _rows(connection, keys.limit(limit).subquery())
+    found.sort(key=lambda one: (one[0].duration_ns, one[0].run_key), reverse=True)
+    return [(trace, _receipt(trace, queued)) for trace, queued in found[:limit]]
+
+
+def is_known(connection: Connection, trace_tag: str) -> bool:
+    """Whether anything was ever heard of a tag that is not yet forgotten."""
+    is_open = select(traces.c.run_key).where(traces.c.trace_tag == trace_tag, traces.c.outcome == Outcome.OPEN.value)
+    return _deleted_key(connection, trace_tag) is not None or connection.execute(is_open.limit(1)).first() is not None
+
+
+def count_open(connection: Connection, trace_tag: str, *, up_to: int) -> int:
+    """How many traces of a tag are open; no more than `up_to` are counted."""
+    of_tag = (traces.c.trace_tag == trace_tag) & (traces.c.outcome == Outcome.OPEN.value)
+    some = select(traces.c.run_key).where(of_tag).limit(up_to).subquery()
+    return connection.execute(select(func.count()).select_from(some)).scalar_one()
+
+
+def _deleted_key(connection: Connection, trace_tag: str) -> int | None:
+    """None where no trace of a tag was ever sealed."""
+    return connection.execute(select(tags.c.deleted_key).where(tags.c.trace_tag == trace_tag)).scalar_one_or_none()
+
+
+def of_key(connection: Connection, trace_tag: str, run_key: int) -> Listed | None:
+    """The trace of a tag with this key, if there is one that is not deleted."""
+    # Not by the tag, too: SQLite would then go through all traces of the tag.
+    return _one(connection, trace_tag, traces.c.run_key == run_key)
+
+
+def of_run(connection: Connection, trace_tag: str, run: str) -> Listed | None:
+    """The run of a tag with this name and without an id, if there is one that is not deleted."""
+    return _one(connection, trace_tag, traces.c.trace_tag == trace_tag, traces.c.trace_id == "", traces.c.run == run)
+
+
+def _one(connection: Connection, trace_tag: str, *conditions: ColumnElement[bool]) -> Listed | None:
+    deleted_key = _deleted_key(connection, trace_tag) or 0
+    for trace, queued in _rows(connection, select(traces.c.run_key, traces.c.shard).where(*conditions).subquery()):
+        is_deleted = trace.outcome is Outcome.DELETED or (
+            trace.outcome is not Outcome.OPEN and trace.list_key <= deleted_key
+        )
+        if trace.trace_tag == trace_tag and not is_deleted:
+            return trace, _receipt(trace, queued)
+    return None
+
+
 def _page(
     connection: Connection, selection: Selection, start: Place | None, *, limit: int, max_marks: int, descending: bool
 ) -> Page:
     found: list[tuple[Trace, Any]] = []
-    deleted_key = connection.execute(
-        select(tags.c.deleted_key).where(tags.c.trace_tag == selection.trace_tag)
-    ).scalar_one_or_none()
+    deleted_key = _deleted_key(connection, selection.trace_tag) or 0
     # One range of the index for each outcome: for several at once, the database would sort all that there are.
     for outcome in selection.outcomes:
-        found += _of_outcome(connection, selection, outcome, deleted_key or 0, start, limit + 1, descending)
+        found += _of_outcome(connection, selection, outcome, deleted_key, start, limit + 1, descending)
     found.sort(key=lambda one: _place(one[0]), reverse=descending)
     fitting = up_to(max_marks, [trace for trace, _ in found[:limit]])
     marks = load_marks(connection, fitting)
@@ -128,6 +202,11 @@ def _of_outcome(
         .limit(limit)
         .subquery()
     )
+    return _rows(connection, keys)
+
+
+def _rows(connection: Connection, keys: Subquery) -> Iterator[tuple[Trace, Any]]:
+    """The traces of these keys, and what the outbox has of each; in no order."""
     receipt = (outbox.c.state, outbox.c.attempts, outbox.c.available_at_ns, outbox.c.last_answer)
     statement = (
         select(*traces.columns, *receipt)
@@ -142,12 +221,14 @@ def _of_outcome(
 
 def _conditions(selection: Selection, outcome: Outcome, deleted_key: int) -> Iterator[ColumnElement[bool]]:
     yield traces.c.trace_tag == selection.trace_tag
+    since_ns = selection.since_ns
     if outcome is not Outcome.OPEN:
-        yield traces.c.list_key > deleted_key
+        # As one bound: with two from below, SQLite goes through the index from the lower one.
+        since_ns = max(deleted_key + 1, since_ns or 0)
     if selection.trace_id is not None:
         yield traces.c.trace_id == selection.trace_id
-    if selection.since_ns is not None:
-        yield traces.c.list_key >= selection.since_ns
+    if since_ns is not None:
+        yield traces.c.list_key >= since_ns
     if selection.until_ns is not None:
         yield traces.c.list_key < selection.until_ns
     if selection.min_duration_ns is not None:

@@ -1,0 +1,1 @@
+"""Pages: timelines for people, rendered by the server and complete without JavaScript."""
