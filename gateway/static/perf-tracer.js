@@ -181,9 +181,9 @@ export class RemoteTrace {
     try {
       const { attributes, error, time = performance.now(), track, end = type == "end" } = details || {};
       if (type == "start") {
-        const { id, url = "", key, service } = this.#options;
+        const { id, url, key, service } = this.#options;
         if (this.#seq) [this.#traceId, this.#spanId] = [hex(16), hex(8)];
-        const endpoint = `${String(url).replace(/\/+$/, "")}/api/tracing/batch${key ? `?key=${encodeURIComponent(key)}` : ""}`;
+        const endpoint = `${String(url ?? "").replace(/\/+$/, "")}/api/tracing/batch${key ? `?key=${encodeURIComponent(key)}` : ""}`;
         this.#outbox = outboxes[endpoint] ??= outbox(endpoint);
         this.#head = JSON.stringify({
           trace_tag: String(this.#name),
