@@ -1,9 +1,9 @@
 """Summaries: how long traces and their steps take, and whether that has changed."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.exceptions import RequestValidationError
@@ -13,14 +13,13 @@ from gateway.api import answers, paths
 from gateway.comparison import Change, Comparison, Thresholds
 from gateway.store import histograms
 from gateway.store.engine import Database
-from gateway.summary import DAY_NS, RELATIVE_ERROR, WHOLE_TRACE, Tally, Window
+from gateway.summary import RELATIVE_ERROR, WHOLE_TRACE, Tally, Window
 from gateway.wire.answers import FieldProblems, Problem
-from gateway.wire.fields import Name, unix_nanoseconds
-from gateway.wire.queries import ComparisonQuery, WindowQuery
+from gateway.wire.fields import Name
+from gateway.wire.queries import ComparisonQuery, EmptyWindow, WindowQuery
 from gateway.wire.summaries import ComparisonAnswer, Summary, TagSummary
 
-DEFAULT_WINDOW_NS = DAY_NS
-DEFAULT_BASELINE_AGE_NS = 7 * DAY_NS
+T = TypeVar("T")
 
 TraceTag = Annotated[Name, Path(description="The tag; a `/` in it as `%2F`.", examples=["checkout"])]
 _ONE_TAG = "/{trace_tag:" + paths.SEGMENT + "}"
@@ -40,14 +39,14 @@ def router(database: Database) -> APIRouter:
     @routes.get("/summaries", response_model=list[TagSummary])
     async def summarize_every_tag(query: Annotated[WindowQuery, Query()]) -> Response:
         """A line for every tag: how many traces ended in a window, how, and how long they took."""
-        window = _window(query)
+        window = _usable(query.window)
         tallies = await database.read(histograms.of_every_tag, window)
         return answers.JsonResponse([_line(trace_tag, window, tally) for trace_tag, tally in tallies.items()])
 
     @routes.get("/summaries" + _ONE_TAG, response_model=Summary)
     async def summarize_tag(trace_tag: TraceTag, query: Annotated[WindowQuery, Query()]) -> Response:
         """How many traces of a tag ended in a window, how, how long they took, and how long each step took."""
-        window = _window(query)
+        window = _usable(query.window)
         tallies = await database.read(histograms.of_tag, trace_tag, window)
         whole = tallies.pop(WHOLE_TRACE, Tally())
         return answers.JsonResponse(
@@ -62,7 +61,8 @@ def router(database: Database) -> APIRouter:
     async def compare_windows(trace_tag: TraceTag, query: Annotated[ComparisonQuery, Query()]) -> Response:
         """Whether a tag and its steps have become slower: one window next to another, by default the last 24 hours
         next to the same a week ago."""
-        window, baseline = _windows(query)
+        windows = _usable(query.windows)
+        window, baseline = windows.window, windows.baseline
         before = await database.read(histograms.of_tag, trace_tag, baseline)
         now = await database.read(histograms.of_tag, trace_tag, window)
         thresholds = Thresholds(query.max_increase_percent, query.max_increase_seconds, query.min_count)
@@ -96,32 +96,13 @@ def router(database: Database) -> APIRouter:
 _RELATIVE_ERROR = round(RELATIVE_ERROR + 5e-6, 5)
 
 
-def _window(query: WindowQuery) -> Window:
-    now_ns = time.time_ns()
-    return summary.whole_rows(_asked("since", query.since, query.until, now_ns, DEFAULT_WINDOW_NS), now_ns)
-
-
-def _windows(query: ComparisonQuery) -> tuple[Window, Window]:
-    """What is compared, and what it is compared with."""
-    now_ns = time.time_ns()
-    asked = _asked("since", query.since, query.until, now_ns, DEFAULT_WINDOW_NS)
-    baseline = _asked(
-        "baseline_since",
-        query.baseline_since,
-        query.baseline_until,
-        asked.until_ns - DEFAULT_BASELINE_AGE_NS,
-        asked.until_ns - asked.since_ns,
-    )
-    return summary.whole_rows(asked, now_ns), summary.whole_rows(baseline, now_ns)
-
-
-def _asked(field: str, since: datetime | None, until: datetime | None, default_until_ns: int, length_ns: int) -> Window:
-    until_ns = default_until_ns if until is None else unix_nanoseconds(until)
-    since_ns = until_ns - length_ns if since is None else unix_nanoseconds(since)
-    if since_ns >= until_ns:
-        problem = {"type": "window", "loc": ("query", field), "msg": "The beginning should be before the end"}
-        raise RequestValidationError([problem])
-    return Window(since_ns, until_ns)
+def _usable(windows: Callable[[int], T]) -> T:
+    """What was asked for, now."""
+    try:
+        return windows(time.time_ns())
+    except EmptyWindow as error:
+        problem = {"type": "window", "loc": ("query", error.field), "msg": str(error)}
+        raise RequestValidationError([problem]) from None
 
 
 def _line(trace_tag: str, window: Window, tally: Tally) -> dict[str, Any]:

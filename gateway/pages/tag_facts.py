@@ -9,12 +9,13 @@ from sqlalchemy import Connection
 from gateway import comparison, summary
 from gateway.comparison import Comparison, Verdict
 from gateway.pages.overview_facts import OPEN_COUNTED_MAX
-from gateway.pages.tag_query import Asked, Windows
+from gateway.pages.tag_query import Asked
 from gateway.store import histograms, overview, timelines
 from gateway.store.sums import Sum
 from gateway.store.timelines import Listed, Selection
 from gateway.summary import DAY_NS, HOUR_NS, HOURS_KEPT_NS, WHOLE_TRACE, Durations, Tally, Window, durations_of
 from gateway.timeline import Outcome
+from gateway.wire.queries import Windows
 
 LISTED = 20
 LOOKED_AT = 100_000

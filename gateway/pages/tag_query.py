@@ -6,13 +6,10 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway import summary
-from gateway.api.summaries import DEFAULT_BASELINE_AGE_NS
 from gateway.comparison import Thresholds
 from gateway.store.timelines import Selection
 from gateway.summary import DAY_NS, HOUR_NS, Window
-from gateway.wire.fields import unix_nanoseconds
-from gateway.wire.queries import ComparisonQuery, TagQuery
+from gateway.wire.queries import ComparisonQuery, EmptyWindow, TagQuery, Windows
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -43,15 +40,6 @@ class BadQuery(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """In whole rows."""
-
-    window: Window
-    baseline: Window
-    """What it is compared with."""
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
     """A query that can be used."""
 
@@ -68,21 +56,10 @@ class Asked:
 
     def windows(self, now_ns: int) -> Windows:
         """Raises BadQuery where one ends before it begins."""
-        query = self.comparison
-        until_ns = now_ns if query.until is None else unix_nanoseconds(query.until)
-        since_ns = until_ns - LENGTHS_NS[self.last] if query.since is None else unix_nanoseconds(query.since)
-        _check("since", since_ns, until_ns)
-        before_until_ns = until_ns - DEFAULT_BASELINE_AGE_NS
-        if query.baseline_until is not None:
-            before_until_ns = unix_nanoseconds(query.baseline_until)
-        before_since_ns = before_until_ns - (until_ns - since_ns)
-        if query.baseline_since is not None:
-            before_since_ns = unix_nanoseconds(query.baseline_since)
-        _check("baseline_since", before_since_ns, before_until_ns)
-        return Windows(
-            summary.whole_rows(Window(since_ns, until_ns), now_ns),
-            summary.whole_rows(Window(before_since_ns, before_until_ns), now_ns),
-        )
+        try:
+            return self.comparison.windows(now_ns, LENGTHS_NS[self.last])
+        except EmptyWindow as error:
+            raise BadQuery({error.field: str(error)}) from None
 
     def selection(self, trace_tag: str, window: Window) -> Selection:
         """Which traces are listed: exactly since and until when was asked, else those of the whole rows."""
@@ -122,8 +99,3 @@ def _validated(
     except ValidationError as error:
         problems |= {str(problem["loc"][0]): problem["msg"] for problem in error.errors()}
         return None
-
-
-def _check(field: str, since_ns: int, until_ns: int) -> None:
-    if since_ns >= until_ns:
-        raise BadQuery({field: "The beginning should be before the end"})

@@ -2,6 +2,7 @@
 delete, what it was to leave out."""
 
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from gateway.store.timelines import Place, Selection
+from gateway.summary import DAY_NS, Window, whole_rows
 from gateway.timeline import SECOND, Outcome
 from gateway.wire.fields import Id, Moment, unix_nanoseconds
 
@@ -17,6 +19,9 @@ PAGE_TRACES = 100
 PAGE_MAX_TRACES = 1_000
 LONGEST_SECONDS = 9e9
 """More than any trace can take, and what 64 bits can hold in nanoseconds: 285 years."""
+
+BASELINE_AGE_NS = 7 * DAY_NS
+"""What a window is compared with ends so long before it."""
 
 _CURSOR = re.compile(r"([0-9a-f]{1,16})-([0-9a-f]{1,16})")
 _SEALED = (Outcome.COMPLETED, Outcome.SUPERSEDED, Outcome.ABANDONED)
@@ -114,6 +119,23 @@ class IdQuery(TraceQuery):
     )
 
 
+class EmptyWindow(Exception):
+    """A window that ends before it begins; `field` is where it was said to begin."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__("The beginning should be before the end")
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """In whole rows."""
+
+    window: Window
+    baseline: Window
+    """What it is compared with."""
+
+
 class WindowQuery(BaseModel):
     """A window of time, by the gateway's clock."""
 
@@ -128,6 +150,14 @@ class WindowQuery(BaseModel):
     @classmethod
     def _after_since(cls, until: datetime | None, info: ValidationInfo) -> datetime | None:
         return after(info.data.get("since"), until)
+
+    def window(self, now_ns: int, length_ns: int = DAY_NS) -> Window:
+        """In whole rows; `length_ns` long where its beginning is not said.
+
+        Raises:
+            EmptyWindow: it ends before it begins.
+        """
+        return whole_rows(_asked("since", self.since, self.until, now_ns, length_ns), now_ns)
 
 
 class ComparisonQuery(WindowQuery):
@@ -170,6 +200,30 @@ class ComparisonQuery(WindowQuery):
     @classmethod
     def _after_baseline_since(cls, until: datetime | None, info: ValidationInfo) -> datetime | None:
         return after(info.data.get("baseline_since"), until)
+
+    def windows(self, now_ns: int, length_ns: int = DAY_NS) -> Windows:
+        """Both in whole rows; the window `length_ns` long where its beginning is not said.
+
+        Raises:
+            EmptyWindow: one of them ends before it begins.
+        """
+        asked = _asked("since", self.since, self.until, now_ns, length_ns)
+        baseline = _asked(
+            "baseline_since",
+            self.baseline_since,
+            self.baseline_until,
+            asked.until_ns - BASELINE_AGE_NS,
+            asked.until_ns - asked.since_ns,
+        )
+        return Windows(whole_rows(asked, now_ns), whole_rows(baseline, now_ns))
+
+
+def _asked(field: str, since: datetime | None, until: datetime | None, default_until_ns: int, length_ns: int) -> Window:
+    until_ns = default_until_ns if until is None else unix_nanoseconds(until)
+    since_ns = until_ns - length_ns if since is None else unix_nanoseconds(since)
+    if since_ns >= until_ns:
+        raise EmptyWindow(field)
+    return Window(since_ns, until_ns)
 
 
 def after(since: datetime | None, until: datetime | None) -> datetime | None:
