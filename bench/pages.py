@@ -32,7 +32,8 @@ STEPS = 10_000
 BATCH_EVENTS = 1_000
 NEWS = 20
 
-SEEN = """(id) => new Promise((seen) => {
+SEEN = """(id) => new Promise((seen, failed) => {
+  setTimeout(failed, 10_000, new Error("never seen"));
   const look = () => document.body.textContent.includes(id) && seen(Date.now());
   new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
   look();
@@ -144,19 +145,24 @@ def _tab() -> Iterator[Page]:
 
 @contextmanager
 def _watching(url: str) -> Iterator[None]:
-    """Each of the open pages asks as pages.js does; one thread each, since a browser has one connection each."""
+    """Each of the open pages asks as pages.js does, once all of them are there; one thread and one connection each."""
     done = threading.Event()
+    all_there = threading.Barrier(len(OPEN_PAGES) + 1)
     failures: list[BaseException] = []
 
     def watch(path: str, offset: float) -> None:
         try:
             connection = http.client.HTTPConnection(urlsplit(url).netloc)
-            etag = None
-            while not done.wait(offset if etag is None else POLL_SECONDS):
+            _, etag = _get_ms(connection, path)
+            all_there.wait()
+            pause = offset
+            while not done.wait(pause):
                 _, etag = _get_ms(connection, path, etag)
+                pause = POLL_SECONDS
             connection.close()
         except BaseException as error:
             failures.append(error)
+            all_there.abort()
 
     threads = [
         threading.Thread(target=watch, args=(path, POLL_SECONDS * index / len(OPEN_PAGES)))
@@ -165,6 +171,7 @@ def _watching(url: str) -> Iterator[None]:
     for thread in threads:
         thread.start()
     try:
+        all_there.wait()
         yield
     finally:
         done.set()

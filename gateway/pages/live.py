@@ -1,8 +1,9 @@
 """Pages that stay up to date: asked for about once a second, they cost what one reader costs, not what all do.
 
 Whoever has a page open asks for it again and again with the ETag of what is shown. What was rendered last is kept for
-all who look at the same page, and is read anew when it is older than `FRESH_SECONDS`, or than what keeps the cost of
-all that below `SHARE_OF_A_CORE`: many pages open at once get their news later, and ingest goes on.
+all who look at the same page, and is read anew when it is older than `FRESH_SECONDS`. All that may take
+`SHARE_OF_A_CORE`, and now and then `SPARE_MAX_SECONDS` more: many pages open at once get their news later, each in its
+turn, and ingest goes on.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ from gateway.store.engine import Database
 
 FRESH_SECONDS = 0.1
 SHARE_OF_A_CORE = 0.05
-WATCHED_SECONDS = 10.0
+SPARE_MAX_SECONDS = 0.25
+WATCHED_SECONDS = 2.0
 """A page that nobody has asked for that long is not open any more."""
 KEPT_MAX_PAGES = 500
 KEPT_MAX_BYTES = 32 * 2**20
@@ -54,6 +56,8 @@ class LivePages:
     def __init__(self, database: Database, now: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._now = now
+        self._spare_seconds = SPARE_MAX_SECONDS
+        self._spared_at = now()
         self._renderings: OrderedDict[str, _Rendering] = OrderedDict()
 
     async def answer(self, request: Request, load: Load, render: Render) -> Response:
@@ -64,8 +68,11 @@ class LivePages:
         """
         shown = request.headers.get("if-none-match")
         rendering = self._rendering(str(request.url))
-        if shown is None or not self._is_fresh(rendering):
+        if shown is None:
             await self._read(rendering, load, render)
+        elif not self._is_fresh(rendering):
+            await self._read(rendering, load, render)
+            self._spare_seconds = max(self._spare_seconds - rendering.cost_seconds, -SPARE_MAX_SECONDS)
         headers = {**HEADERS, "ETag": rendering.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         if shown == rendering.etag:
             return Response(status_code=304, headers=headers)
@@ -91,8 +98,16 @@ class LivePages:
         return rendering
 
     def _is_fresh(self, rendering: _Rendering) -> bool:
+        now = self._now()
+        self._spare_seconds += (now - self._spared_at) * SHARE_OF_A_CORE
+        self._spare_seconds = min(self._spare_seconds, SPARE_MAX_SECONDS)
+        self._spared_at = now
+        age = now - rendering.read_at
+        if self._spare_seconds > 0:
+            return age < FRESH_SECONDS
+        # As long as it takes until every page has had its turn.
         cost = sum(other.cost_seconds for other in self._renderings.values())
-        return self._now() - rendering.read_at < max(FRESH_SECONDS, cost / SHARE_OF_A_CORE)
+        return age < cost / SHARE_OF_A_CORE
 
     async def _read(self, rendering: _Rendering, load: Load, render: Render) -> None:
         """Whoever asks while it is being read waits for the same reading."""
