@@ -135,7 +135,8 @@ class Facts:
 
 
 def read(connection: Connection, asked: Wanted) -> Facts:
-    """
+    """What the page shows of the trace that was asked for.
+
     Raises:
         TraceNotFound: there is no such trace, it is deleted, or it has no such step.
     """
