@@ -1,9 +1,10 @@
 """Is it slower than before? Two summaries next to each other, and a verdict. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.summary import Durations, Tally, durations_of
+from gateway.summary import WHOLE_TRACE, Durations, Tally, durations_of
 
 
 class Verdict(StrEnum):
@@ -43,6 +44,26 @@ class Comparison:
     durations: Durations
     p50: Change
     p95: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Of a tag: the traces as a whole, and every step that either window has, by name."""
+
+    verdict: Verdict
+    whole: Comparison
+    steps: dict[str, Comparison]
+
+
+def compare_all(baseline: Mapping[str, Tally], now: Mapping[str, Tally], thresholds: Thresholds) -> Comparisons:
+    """Compare what two windows counted of a tag, as `WHOLE_TRACE` and by step name."""
+    compared = {
+        name: compare(baseline.get(name, Tally()), now.get(name, Tally()), thresholds)
+        for name in sorted({WHOLE_TRACE, *baseline, *now})
+    }
+    whole = compared.pop(WHOLE_TRACE)
+    steps = {name: step for name, step in compared.items() if step.count or step.baseline_count}
+    return Comparisons(overall(whole, list(steps.values())), whole, steps)
 
 
 def compare(baseline: Tally, now: Tally, thresholds: Thresholds) -> Comparison:

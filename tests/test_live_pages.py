@@ -145,6 +145,21 @@ def test_one_costly_page_is_fresh_as_long_as_there_is_time_to_spare(tmp_path: Pa
     run(tmp_path, work)
 
 
+def test_who_opens_costly_pages_takes_no_time_from_those_who_wait_for_news(tmp_path: Path) -> None:
+    costly, cheap = Page(cpu_seconds=0.1), Page()
+
+    async def work(pages: LivePages, clock: Clock) -> None:
+        await pages.answer(asked("/cheap"), cheap.load, cheap.render)
+        for _ in range(5):
+            await pages.answer(asked("/costly"), costly.load, costly.render)
+        clock.seconds += live.FRESH_SECONDS
+        await pages.answer(asked("/cheap", "old"), cheap.load, cheap.render)
+
+        assert cheap.readings == 2
+
+    run(tmp_path, work)
+
+
 def test_page_that_nobody_looks_at_any_more_costs_nothing(tmp_path: Path) -> None:
     page, cheap = Page(cpu_seconds=0.1), Page()
 

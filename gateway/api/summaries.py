@@ -66,16 +66,12 @@ def router(database: Database) -> APIRouter:
         before = await database.read(histograms.of_tag, trace_tag, baseline)
         now = await database.read(histograms.of_tag, trace_tag, window)
         thresholds = Thresholds(query.max_increase_percent, query.max_increase_seconds, query.min_count)
-        compared = {
-            name: comparison.compare(before.get(name, Tally()), now.get(name, Tally()), thresholds)
-            for name in sorted({WHOLE_TRACE, *before, *now})
-        }
-        whole = compared.pop(WHOLE_TRACE)
-        steps = {name: step for name, step in compared.items() if step.count or step.baseline_count}
+        compared = comparison.compare_all(before, now, thresholds)
+        whole = compared.whole
         return answers.JsonResponse(
             {
                 "trace_tag": trace_tag,
-                "verdict": comparison.overall(whole, list(steps.values())).value,
+                "verdict": compared.verdict.value,
                 "baseline": {**_bounds(baseline), "count": whole.baseline_count},
                 "window": {**_bounds(window), "count": whole.count},
                 "thresholds": {
@@ -85,7 +81,7 @@ def router(database: Database) -> APIRouter:
                 },
                 "relative_error": _RELATIVE_ERROR,
                 "trace": _compared(whole),
-                "steps": [{**_compared(step), "step_name": name} for name, step in steps.items()],
+                "steps": [{**_compared(step), "step_name": name} for name, step in compared.steps.items()],
             }
         )
 

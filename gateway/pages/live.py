@@ -98,16 +98,19 @@ class LivePages:
         return rendering
 
     def _is_fresh(self, rendering: _Rendering) -> bool:
-        now = self._now()
-        self._spare_seconds += (now - self._spared_at) * SHARE_OF_A_CORE
-        self._spare_seconds = min(self._spare_seconds, SPARE_MAX_SECONDS)
-        self._spared_at = now
-        age = now - rendering.read_at
-        if self._spare_seconds > 0:
+        """Whether it is as new as those who ask again and again may have it."""
+        age = self._now() - rendering.read_at
+        if self._has_time_to_spare():
             return age < FRESH_SECONDS
         # As long as it takes until every page has had its turn.
         cost = sum(other.cost_seconds for other in self._renderings.values())
         return age < cost / SHARE_OF_A_CORE
+
+    def _has_time_to_spare(self) -> bool:
+        now = self._now()
+        saved_up = self._spare_seconds + (now - self._spared_at) * SHARE_OF_A_CORE
+        self._spare_seconds, self._spared_at = min(saved_up, SPARE_MAX_SECONDS), now
+        return self._spare_seconds > 0
 
     async def _read(self, rendering: _Rendering, load: Load, render: Render) -> None:
         """Whoever asks while it is being read waits for the same reading."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from gateway import comparison, summary
-from gateway.comparison import Comparison, Verdict
+from gateway import summary
+from gateway.comparison import Comparisons, compare_all
 from gateway.pages.overview_facts import OPEN_COUNTED_MAX
 from gateway.pages.tag_query import Asked
 from gateway.store import histograms, overview, timelines
@@ -74,15 +74,6 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """The window next to another."""
-
-    verdict: Verdict
-    whole: Comparison
-    steps: tuple[tuple[str, Comparison], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything on the page that may change, and nothing that only the time of day changes."""
 
@@ -91,7 +82,7 @@ class Facts:
     whole: Whole
     periods: Periods
     steps: tuple[StepLine, ...]
-    compared: Compared
+    compared: Comparisons
     open: list[Listed]
     """Those that began last."""
     open_count: int
@@ -104,7 +95,11 @@ class Facts:
 
 
 def load(connection: Connection, trace_tag: str, asked: Asked, now_ns: int) -> Facts:
-    """Raises NoSuchTag."""
+    """Read what the page shows.
+
+    Raises:
+        NoSuchTag: nothing was ever heard of it.
+    """
     if not timelines.is_known(connection, trace_tag):
         raise NoSuchTag
     windows = asked.windows(now_ns)
@@ -122,7 +117,7 @@ def load(connection: Connection, trace_tag: str, asked: Asked, now_ns: int) -> F
         whole=_whole(now.get(WHOLE_TRACE, Tally())),
         periods=_periods(by_start.get(trace_tag, {}), window, now_ns),
         steps=_steps(now),
-        compared=_compared(before, now, asked),
+        compared=compare_all(before, now, asked.thresholds),
         open=timelines.newest_traces(connection, opened, limit=LISTED),
         open_count=timelines.count_open(connection, trace_tag, up_to=OPEN_COUNTED_MAX),
         selection=selection,
@@ -147,17 +142,6 @@ def _steps(tallies: Mapping[str, Tally]) -> tuple[StepLine, ...]:
         share = tally.sum_us / total_us if total_us else 0.0
         lines.append(StepLine(name, tally.count, tally.failed, durations.p50, durations.p95, share))
     return tuple(sorted(lines, key=lambda line: (-line.share, line.step_name)))
-
-
-def _compared(before: Mapping[str, Tally], now: Mapping[str, Tally], asked: Asked) -> Compared:
-    """As `/api/comparisons` has it."""
-    compared = {
-        name: comparison.compare(before.get(name, Tally()), now.get(name, Tally()), asked.thresholds)
-        for name in sorted({WHOLE_TRACE, *before, *now})
-    }
-    whole = compared.pop(WHOLE_TRACE)
-    steps = [(name, step) for name, step in compared.items() if step.count or step.baseline_count]
-    return Compared(comparison.overall(whole, [step for _, step in steps]), whole, tuple(steps))
 
 
 def _periods(by_start: Mapping[int, Sum], window: Window, now_ns: int) -> Periods:

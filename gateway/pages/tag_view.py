@@ -182,7 +182,7 @@ def links(facts: Facts, asked: Asked) -> list[tuple[str, str]]:
 
 def _compared(facts: Facts) -> list[ComparedLine]:
     # What has become slower first.
-    steps = sorted(facts.compared.steps, key=lambda step: step[1].verdict is not Verdict.FAIL)
+    steps = sorted(facts.compared.steps.items(), key=lambda step: step[1].verdict is not Verdict.FAIL)
     lines: Sequence[tuple[str | None, Comparison]] = [(None, facts.compared.whole), *steps]
     return [
         ComparedLine(
